@@ -1,0 +1,1 @@
+"""Real disturbances as context managers: shown to be there, shown to be gone."""

@@ -1,0 +1,1 @@
+"""The shelf: detectors, control Protocols and rungs that risks are assembled from."""
