@@ -1,0 +1,131 @@
+"""The healthy baseline: learned from healthy values only, frozen when a checkpoint earns its good mark.
+
+Not frozen at detection: the onset of a fault is earlier than its detection (kernel decision 5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from premortem.core.plan import Plan
+from premortem.core.verification import Band
+
+_MEMORY = 1 / 32
+_WARM_UP = 8
+
+
+class _Location:
+    """Exponentially weighted location and mean absolute deviation; one value moves it by a bounded step."""
+
+    __slots__ = ("count", "location", "spread")
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        self.location = 0.0
+        self.spread = 0.0
+
+    def learn(self, value: float) -> None:
+        if not math.isfinite(value):
+            return
+        self.count += 1.0
+        if self.count == 1.0:
+            self.location = value
+            return
+        error = value - self.location
+        if self.count > _WARM_UP:
+            limit = 5.0 * self.spread + 1e-12
+            error = max(-limit, min(limit, error))
+        weight = max(_MEMORY, 1.0 / self.count)
+        self.location += weight * error
+        self.spread += weight * (abs(error) - self.spread)
+
+
+@dataclass(slots=True)
+class _Candidate:
+    tick: int
+
+
+class Baseline:
+    """Trackers of the banded signals, the frozen bands, and the checkpoints on probation."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._slots = [(i, s) for i, s in enumerate(plan.signals) if s.banded]
+        self._trackers = {s.name: _Location() for _, s in self._slots}
+        self._probation = plan.probation
+        self._candidates: list[int] = []
+        self.healthy_since: int | None = None
+        self.bands: dict[str, Band] = {}
+        self.good_tick: int | None = None
+
+    def candidate(self, tick: int) -> None:
+        """A checkpoint was saved at this tick: its probation begins if the workload is healthy."""
+        if self.healthy_since is not None:
+            self._candidates.append(tick)
+
+    def healthy(self, values: list[float | None], tick: int) -> int | None:
+        """Learn from one healthy observation; returns the tick of a candidate that just became good."""
+        if self.healthy_since is None:
+            self.healthy_since = tick
+        for slot, signal in self._slots:
+            value = values[slot]
+            if value is not None:
+                self._trackers[signal.name].learn(value)
+        if self._candidates and tick - self._candidates[0] >= self._probation:
+            return self._mark(self._candidates.pop(0))
+        return None
+
+    def disturbed(self) -> None:
+        """Something is wrong or unknown: probation starts again from nothing."""
+        self.healthy_since = None
+        self._candidates.clear()
+
+    def freeze(self) -> None:
+        """Take the present trackers as the healthy band."""
+        for _, signal in self._slots:
+            tracker = self._trackers[signal.name]
+            if tracker.count >= _WARM_UP:
+                # mean absolute deviation to sigma for a normal signal; 1 % of the level is the least width
+                scale = max(1.2533 * tracker.spread, 0.01 * abs(tracker.location), 1e-12)
+                self.bands[signal.name] = Band(tracker.location, scale, signal.higher_is_worse)
+
+    def banded(self, values: list[float | None]) -> dict[str, float]:
+        """The banded values of one observation, those present."""
+        found = ((signal.name, values[slot]) for slot, signal in self._slots)
+        return {name: value for name, value in found if value is not None}
+
+    def holds(self, means: dict[str, float], count: int) -> bool:
+        """Whether every banded signal's mean is inside its band; a missing one is outside."""
+        return all(n in means and band.holds(means[n], count) for n, band in self.bands.items())
+
+    def forget(self) -> None:
+        """Accept a new normal: the bands are learned again."""
+        self.bands.clear()
+        self._trackers = {s.name: _Location() for _, s in self._slots}
+        self.disturbed()
+
+    def state(self) -> dict[str, object]:
+        """Plain data to resume from."""
+        return {
+            "trackers": {n: [t.count, t.location, t.spread] for n, t in self._trackers.items()},
+            "bands": {n: [b.location, b.scale, b.higher_is_worse] for n, b in self.bands.items()},
+            "good_tick": self.good_tick,
+        }
+
+    def load(self, state: dict[str, object]) -> None:
+        """Resume; candidates on probation start again."""
+        trackers, bands, good = state["trackers"], state["bands"], state["good_tick"]
+        assert isinstance(trackers, dict)
+        assert isinstance(bands, dict)
+        for name, (count, location, spread) in trackers.items():
+            if name in self._trackers:
+                tracker = self._trackers[name]
+                tracker.count, tracker.location, tracker.spread = count, location, spread
+        self.bands = {n: Band(*numbers) for n, numbers in bands.items() if n in self._trackers}
+        self.good_tick = good if isinstance(good, int) else None
+        self.disturbed()
+
+    def _mark(self, tick: int) -> int:
+        self.good_tick = tick
+        self.freeze()
+        return tick

@@ -1,0 +1,55 @@
+"""A ladder is rungs in order. A rung is an override on a control, and when it may be tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from premortem.core.action import Override
+from premortem.core.clock import Duration, ticks
+
+
+class Relation(Enum):
+    """How a rung stands to the ones above it."""
+
+    CUMULATIVE = "cumulative"
+    """Stays while later rungs are tried; peeled after recovery."""
+    ALTERNATIVE = "alternative"
+    """Undone before the next rung is tried."""
+    IRREVERSIBLE = "irreversible"
+    """Cannot be undone (a restore, a deletion): never peeled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of a ladder.
+
+    Attributes:
+        name: an imperative phrase, unique in its risk.
+        control: the control it turns.
+        override: what it puts there.
+        mends: symptoms it can mend; on any other it is passed over (law 3).
+        relation: cumulative, alternative or irreversible.
+        tries: how often it may be tried in one incident (law 9).
+        settle: observations to wait before verification.
+        confirm: fresh, conclusive, GREEN observations in a row that verify it.
+        deadline: after settling, when verification gives up.
+        condition: name of one more condition of the workload's, asked at the end of verification.
+        ends_run: the workload stops here; the incident is handed over, whatever is measured.
+    """
+
+    name: str
+    control: str
+    override: Override
+    mends: frozenset[str]
+    relation: Relation = Relation.CUMULATIVE
+    tries: int = 1
+    settle: Duration = ticks(2)
+    confirm: int = 10
+    deadline: Duration = ticks(60)
+    condition: str | None = None
+    ends_run: bool = False
+
+    def applies_to(self, symptoms: frozenset[str]) -> bool:
+        """Whether every symptom seen is one that this rung can mend (``*`` mends all)."""
+        return "*" in self.mends or symptoms <= self.mends

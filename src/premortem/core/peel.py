@@ -1,0 +1,95 @@
+"""The way down: after recovery every reversible rung is taken off in reverse order, and each peel is verified.
+
+On relapse the rung is put back, and the incident closes as ``recovered (held)`` (law 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from premortem.core.action import Outcome
+from premortem.core.incident import Incident, Phase
+from premortem.core.ladder import Relation
+from premortem.core.site import Site
+from premortem.core.verification import Verdict
+
+
+class Peel:
+    """Takes the standing rungs off; ``relapsed`` is the way back to climbing."""
+
+    def __init__(self, site: Site, relapsed: Callable[[Incident, str], None]) -> None:
+        self._site = site
+        self._relapsed = relapsed
+
+    def start(self, incident: Incident) -> None:
+        """Peel the newest reversible rung, or close when none stands."""
+        incident.window = None
+        if incident.hold_peel:
+            self._site.close(incident, Phase.HELD)
+            return
+        while incident.standing and incident.standing[-1].rung.relation is Relation.IRREVERSIBLE:
+            incident.standing.pop()
+        if incident.standing:
+            self._site.undo(incident, incident.standing[-1].rung, Phase.PEELING)
+        else:
+            self._site.close(incident, Phase.RECOVERED)
+
+    def outcome(self, incident: Incident, outcome: Outcome) -> None:
+        """Something came of the command that this incident waits for on its way down."""
+        if incident.phase is Phase.PEELING:
+            self._site.note_outcome(incident, "undo", outcome)
+            self._site.read(incident, Phase.PEEL_READING)
+        elif incident.phase is Phase.PEEL_READING:
+            self._read_back(incident, outcome)
+        elif incident.phase is Phase.RESTORING:
+            self._site.note_outcome(incident, "turn", outcome)
+            self._site.read(incident, Phase.RESTORE_READING)
+        elif incident.phase is Phase.RESTORE_READING:
+            self._put_back_read(incident, outcome)
+
+    def observe(self, incident: Incident, values: list[float | None], *, green: bool | None) -> None:
+        """One observation while a peel, or a rung put back, is being verified."""
+        window = incident.window
+        assert window is not None
+        symptoms = self._site.observer.symptoms(incident.watches)
+        if green is False and symptoms and window.settled is not None:
+            self._failed(incident, "seen again: " + ", ".join(sorted(symptoms)))
+            return
+        verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
+        if verdict is Verdict.GREEN and self._site.is_in_band(incident, window):
+            self.start(incident)
+        elif verdict is Verdict.FAILED:
+            self._failed(incident, "not GREEN and inside the healthy band within its deadline")
+        elif verdict is Verdict.INCONCLUSIVE:
+            self._site.hand_over(incident, "a peel's verification stayed inconclusive: silence is not health")
+
+    def _read_back(self, incident: Incident, outcome: Outcome) -> None:
+        rung = incident.acting_rung
+        if self._site.matches(incident, outcome):
+            self._site.fall(incident, rung)
+            self._site.open_window(incident, Phase.PEEL_VERIFYING)
+        else:
+            self._site.hand_over(
+                incident, f"recovered, but {rung.name!r} could not be undone: its setting is unknown"
+            )
+
+    def _failed(self, incident: Incident, why: str) -> None:
+        rung = incident.acting_rung
+        if incident.phase is Phase.RESTORE_VERIFYING:
+            incident.hold_peel = False
+            self._relapsed(incident, f"with {rung.name!r} put back: {why}")
+            return
+        self._site.desk.note(
+            "relapse", incident.entry, incident, rung=rung.name, why=f"without {rung.name!r}: {why}"
+        )
+        incident.window = None
+        self._site.turn(incident, rung, Phase.RESTORING, why="put back after a relapse")
+
+    def _put_back_read(self, incident: Incident, outcome: Outcome) -> None:
+        rung = incident.acting_rung
+        if self._site.matches(incident, outcome):
+            self._site.stand(incident, rung)
+            incident.hold_peel = True
+            self._site.open_window(incident, Phase.RESTORE_VERIFYING)
+        else:
+            self._site.hand_over(incident, f"{rung.name!r} could not be put back after a relapse")

@@ -1,0 +1,20 @@
+"""A signal is a named stream of measurements; a workload declares which ones it offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What is measured: its unit, and whether a higher value is the worse one.
+
+    ``banded`` signals get a healthy baseline, and an incident in which they are implicated recovers
+    only inside its band.
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_worse: bool = True
+    banded: bool = False
+    help: str = ""

@@ -1,0 +1,91 @@
+"""The window that decides whether a rung helped: fresh, conclusive, GREEN, and inside the healthy band.
+
+Silence holds: an observation that is missing counts neither for nor against (kernel decision 6).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from premortem.core.clock import Duration, Now
+
+
+class Verdict(Enum):
+    """What a window says so far."""
+
+    OPEN = "open"
+    GREEN = "green"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A healthy baseline of one signal: robust location and scale, frozen at the last good mark."""
+
+    location: float
+    scale: float
+    higher_is_worse: bool = True
+
+    def holds(self, mean: float, count: int, sigmas: float = 3.0) -> bool:
+        """Whether the mean of ``count`` observations lies inside the band.
+
+        The mean of n noisy values is √n times steadier than one, but neighbours are correlated: the band
+        shrinks with n^¼ and never below one scale.
+        """
+        if not math.isfinite(mean):
+            return False
+        width = max(1.0, sigmas / max(1, count) ** 0.25) * self.scale
+        excess = mean - self.location if self.higher_is_worse else self.location - mean
+        return bool(excess <= width)
+
+
+@dataclass(slots=True)
+class Window:
+    """Counts observations after a settle period, with a deadline."""
+
+    opened: Now
+    settle: Duration
+    confirm: int
+    deadline: Duration
+    green: int = 0
+    conclusive: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    settled: Now | None = None
+
+    def take(self, now: Now, *, green: bool | None, values: dict[str, float]) -> Verdict:
+        """Take one observation. ``green`` is ``None`` where the assessment is inconclusive.
+
+        ``values`` are the banded signals of this observation, summed over the current run of GREEN ones.
+        """
+        if self.settled is None:
+            if not self.settle.has_passed(self.opened, now):
+                return Verdict.OPEN
+            self.settled = now
+        if green is not None:
+            self.conclusive += 1
+            if green:
+                self._add(values)
+            else:
+                self.restart()
+        if self.green >= self.confirm:
+            return Verdict.GREEN
+        if self.deadline.has_passed(self.settled, now):
+            return Verdict.FAILED if self.conclusive else Verdict.INCONCLUSIVE
+        return Verdict.OPEN
+
+    def restart(self) -> None:
+        """Begin the run of GREEN observations anew; the deadline stands."""
+        self.green = 0
+        self.sums.clear()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each banded signal over the run of GREEN observations."""
+        return {name: total / self.green for name, total in self.sums.items()} if self.green else {}
+
+    def _add(self, values: dict[str, float]) -> None:
+        self.green += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
