@@ -18,7 +18,7 @@ import torch
 from premortem.core.errors import ConfigError, StageError
 from premortem.faults.disk import FileSizeLimit, FilledDisk, FullTmpfs, clean_ballast, clean_mounts
 from premortem.faults.fault import NotPermitted, RemovalFailed
-from premortem.faults.mounts import tmpfs_mounts, unmount
+from premortem.faults.mounts import tmpfs_mounts
 
 MIB = 1 << 20
 
@@ -53,7 +53,10 @@ def test_a_full_tmpfs_makes_torch_save_fail_with_no_space() -> None:
     with either_refused_clearly(), FullTmpfs(2 * MIB) as fault:
         assert fault.folder in my_mounts()
         assert os.statvfs(fault.folder).f_bavail == 0
-        with pytest.raises((OSError, RuntimeError)) as caught, (fault.folder / "model.pt").open("wb") as stream:
+        with (
+            pytest.raises((OSError, RuntimeError)) as caught,
+            (fault.folder / "model.pt").open("wb") as stream,
+        ):
             torch.save({"w": torch.zeros(100_000)}, stream)
         errors = [caught.value, caught.value.__context__]
         assert any(getattr(error, "errno", None) == errno.ENOSPC for error in errors), errors
@@ -150,10 +153,7 @@ def test_what_a_killed_drill_left_is_found_and_cleaned() -> None:
     assert done.returncode == -signal.SIGKILL
     folder = Path(done.stdout.strip())
     assert folder in my_mounts()
-    assert [path.name[:20] for path in folder.iterdir()] == [".premortem-ballast-" + str(folder)[20:21]] or list(
-        folder.iterdir()
-    )
-    assert clean_ballast(folder), "the ballast of a dead process"
+    assert clean_ballast(folder) != [], "the ballast of a dead process"
     assert list(folder.iterdir()) == []
     assert clean_mounts() == [folder]
     assert not folder.exists()
@@ -182,15 +182,12 @@ except NotPermitted as error:
 
 
 def test_a_user_without_rights_gets_one_clear_line() -> None:
-    import premortem
-
     if not may_mount():  # this very process has no rights: the other tests here assert its refusal
         with either_refused_clearly(), FullTmpfs(MIB):
             pass
         return
     code = f"import premortem.faults.disk, psutil\n{NO_RIGHTS}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
-    assert premortem.__file__
     lines = done.stdout.splitlines()
     assert len(lines) == 2, done.stderr
     assert lines[0].startswith("full tmpfs: mounting at ")
@@ -203,7 +200,7 @@ def test_a_given_file_system_is_filled_and_comes_back() -> None:
         before = os.statvfs(disk.folder).f_bavail
         for raised in (ValueError, KeyboardInterrupt):
             fault = FilledDisk(disk.folder, leave_bytes=16 * 1024)
-            with pytest.raises(raised), fault:
+            with pytest.raises(raised), fault:  # noqa: PT012
                 state = os.statvfs(disk.folder)
                 assert state.f_bavail * state.f_frsize == 16 * 1024
                 assert fault.observed().holds
@@ -245,7 +242,11 @@ def run_child(body: str) -> str:
                 done = 0
                 while done < num: done += os.write(stream.fileno(), bytes(num - done))
     """
-    code = textwrap.dedent(head) + textwrap.dedent(body) + "\nimport shutil; shutil.rmtree(os.path.dirname(path))\n"
+    code = (
+        textwrap.dedent(head)
+        + textwrap.dedent(body)
+        + "\nimport shutil; shutil.rmtree(os.path.dirname(path))\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -306,4 +307,3 @@ def test_this_process_was_never_limited() -> None:
     with pytest.raises(ConfigError, match="expected 0 or more"):
         FileSizeLimit(-1)
     assert issubclass(NotPermitted, StageError)
-    assert callable(unmount)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,12 @@ def path(tmp_path: Path) -> Path:
 def test_the_damage_is_on_disk_while_on_and_the_bytes_return(path, kind, raised) -> None:
     before, state = path.read_bytes(), path.stat()
     fault = make(kind, path)
-    try:
-        with fault:
-            assert fault.observed().holds
-            assert fault.gone().holds is False
-            assert (path.read_bytes() if path.exists() else None) != before
-            if raised:
-                raise raised
-    except BaseException as error:
-        assert type(error) is raised
+    with pytest.raises(raised) if raised else nullcontext(), fault:
+        assert fault.observed().holds
+        assert fault.gone().holds is False
+        assert (path.read_bytes() if path.exists() else None) != before
+        if raised:
+            raise raised
     assert path.read_bytes() == before
     assert (path.stat().st_mode, path.stat().st_mtime_ns) == (state.st_mode, state.st_mtime_ns)
     assert fault.observed().holds

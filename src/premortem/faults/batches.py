@@ -95,6 +95,8 @@ class DisturbedBatches(Disturbance, Generic[B]):
         self.num_handed_out = 0
         self.num_disturbed = 0
         self.num_changed = 0
+        self.num_non_finite = 0
+        self._live = False
         self._sample: tuple[int, B] | None = None
         self._source_hurt = 0
 
@@ -113,7 +115,7 @@ class DisturbedBatches(Disturbance, Generic[B]):
 
     def hand_out(self, batch: B, step: int) -> B:
         """What the workload gets at `step`: the batch itself, or its disturbed copy, then measured."""
-        if not self.is_on or (self.at is not None and step not in self.at):
+        if not self._live or (self.at is not None and step not in self.at):
             return batch
         clean = map_tensors(batch, Tensor.clone)
         disturbed = self._disturb(batch, step)
@@ -123,14 +125,15 @@ class DisturbedBatches(Disturbance, Generic[B]):
             self._sample = self._sample or (step, clean)
             self.num_disturbed += 1
             self.num_changed += changed
+            self.num_non_finite += num_non_finite(disturbed)
         return disturbed
 
     def _apply(self) -> None:
-        self.num_disturbed = self.num_changed = self._source_hurt = 0
-        self._sample = None
+        self.num_disturbed = self.num_changed = self.num_non_finite = self._source_hurt = 0
+        self._sample, self._live = None, True
 
     def _undo(self) -> None:
-        """Nothing outlives the switch: the source was never touched. `gone()` checks that."""
+        self._live = False
 
     def observed(self) -> Evidence:
         """Whether handed-out batches really differed from the source's, by their bytes."""
@@ -148,9 +151,9 @@ class DisturbedBatches(Disturbance, Generic[B]):
                 False, f"{self.name}: {self._source_hurt} elements of the source itself were changed"
             )
         step, clean = self._sample
-        counts = self.num_disturbed, self.num_changed
+        counts = self.num_disturbed, self.num_changed, self.num_non_finite
         changed = num_differing(clean, self.hand_out(map_tensors(clean, Tensor.clone), step))
-        self.num_disturbed, self.num_changed = counts
+        self.num_disturbed, self.num_changed, self.num_non_finite = counts
         return Evidence(
             changed == 0, f"{self.name}: batch {step} handed out again, {changed} elements changed"
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from premortem.core.errors import ConfigError
-from premortem.faults.batches import B, DisturbedBatches, Part, change_part, num_differing, num_non_finite
+from premortem.faults.batches import B, DisturbedBatches, Part, change_part, num_differing
 from premortem.faults.disturbance import Disturbance
 from premortem.faults.fault import Evidence
 
@@ -48,7 +48,6 @@ class PoisonedBatches(DisturbedBatches[B]):
     ) -> None:
         super().__init__(batches, at)
         self.value, self.num, self.part = value, num, part
-        self.num_non_finite = 0
 
     def _disturb(self, batch: B, step: int) -> B:
         hit: list[Tensor] = []
@@ -65,12 +64,7 @@ class PoisonedBatches(DisturbedBatches[B]):
                 f"poisoned batches: batch {step} holds no float tensor in part {self.part!r}; name another "
                 "part, or use PoisonedOutput on the embedding"
             )
-        self.num_non_finite += num_non_finite(poisoned)
         return poisoned
-
-    def _apply(self) -> None:
-        super()._apply()
-        self.num_non_finite = 0
 
     def observed(self) -> Evidence:
         """Counts what was in the batches handed out; a NaN or Inf fault must show as not finite."""
