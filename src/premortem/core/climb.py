@@ -19,9 +19,7 @@ from premortem.core.verification import Verdict, Window
 class Climb:
     """The way up. ``yields`` asks the engine, between rungs, whether something worse comes first."""
 
-    def __init__(
-        self, site: Site, yields: Callable[[Incident], bool], recovered: Callable[[Incident], None]
-    ) -> None:
+    def __init__(self, site: Site, yields: Callable[[Incident], bool], recovered: Callable[[Incident], None]) -> None:
         self._site = site
         self._yields = yields
         self._recovered = recovered
@@ -126,15 +124,11 @@ class Climb:
             self._site.fall(incident, incident.acting_rung)
             self.start(incident)
         else:
-            self._site.hand_over(
-                incident, f"{incident.acting_rung.name!r} could not be undone: its setting is unknown"
-            )
+            self._site.hand_over(incident, f"{incident.acting_rung.name!r} could not be undone: its setting is unknown")
 
     # --- verification ------------------------------------------------------------------------
 
-    def _verify(
-        self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None
-    ) -> None:
+    def _verify(self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None) -> None:
         if green is False and window.settled is not None and self._cannot_mend_now(incident):
             self._rung_failed(incident, "a symptom came that it cannot mend")
             return
@@ -157,9 +151,7 @@ class Climb:
             return
         incident.phase = Phase.ASKING
         desk = self._site.desk
-        record = desk.record(
-            "intent", incident.entry, incident, verb="ask", rung=rung.name, condition=rung.condition
-        )
+        record = desk.record("intent", incident.entry, incident, verb="ask", rung=rung.name, condition=rung.condition)
         desk.ask("ask", incident, record, condition=rung.condition)
 
     def _answered(self, incident: Incident, outcome: Outcome) -> None:
@@ -182,9 +174,7 @@ class Climb:
         """A symptom at RED, or a setting that is no longer in force; a YELLOW only holds the clock."""
         return bool(self._site.observer.symptoms(incident.watches)) or not self._site.in_force(values)
 
-    def _watch(
-        self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None
-    ) -> None:
+    def _watch(self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None) -> None:
         now, length = self._site.desk.now, self._site.entry(incident).relapse_watch
         assert incident.since is not None
         if green is True:

@@ -61,9 +61,7 @@ def _incident(engine: Engine, row: dict[str, Any]) -> Incident:
     incident.reason = row["reason"]
     lost = [n for n in row["standing"] if n not in rungs]
     if lost:
-        engine.desk.note(
-            "guard_fault", row["entry"], incident, what=f"unknown rungs stand: {', '.join(lost)}"
-        )
+        engine.desk.note("guard_fault", row["entry"], incident, what=f"unknown rungs stand: {', '.join(lost)}")
     return incident
 
 

@@ -57,9 +57,7 @@ class Observer:
         bound = self.watches[index]
         watch = bound.watch
         value = values[bound.slot]
-        return Finding(
-            bound.entry, bound.risk, watch.name, watch.signal, watch.symptom, level, before, value, now
-        )
+        return Finding(bound.entry, bound.risk, watch.name, watch.signal, watch.symptom, level, before, value, now)
 
     def new_faults(self) -> list[tuple[int, str]]:
         """Detectors that raised since last asked."""
@@ -117,9 +115,7 @@ class Observer:
 
     def _arm(self) -> None:
         self._hot = [
-            (i, bound.slot, self.detectors[i].observe)
-            for i, bound in enumerate(self.watches)
-            if i not in self.faults
+            (i, bound.slot, self.detectors[i].observe) for i, bound in enumerate(self.watches) if i not in self.faults
         ]
 
     def _observe_one(

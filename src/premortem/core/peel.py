@@ -69,9 +69,7 @@ class Peel:
             self._site.fall(incident, rung)
             self._site.open_window(incident, Phase.PEEL_VERIFYING)
         else:
-            self._site.hand_over(
-                incident, f"recovered, but {rung.name!r} could not be undone: its setting is unknown"
-            )
+            self._site.hand_over(incident, f"recovered, but {rung.name!r} could not be undone: its setting is unknown")
 
     def _failed(self, incident: Incident, why: str) -> None:
         rung = incident.acting_rung
@@ -79,9 +77,7 @@ class Peel:
             incident.hold_peel = False
             self._relapsed(incident, f"with {rung.name!r} put back: {why}")
             return
-        self._site.desk.note(
-            "relapse", incident.entry, incident, rung=rung.name, why=f"without {rung.name!r}: {why}"
-        )
+        self._site.desk.note("relapse", incident.entry, incident, rung=rung.name, why=f"without {rung.name!r}: {why}")
         incident.window = None
         self._site.turn(incident, rung, Phase.RESTORING, why="put back after a relapse")
 

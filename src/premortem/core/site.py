@@ -57,9 +57,7 @@ class Site:
         """Ask for the effective value of the current rung's control."""
         rung = incident.acting_rung
         incident.phase = phase
-        record = self.desk.record(
-            "intent", incident.entry, incident, verb="read", rung=rung.name, control=rung.control
-        )
+        record = self.desk.record("intent", incident.entry, incident, verb="read", rung=rung.name, control=rung.control)
         self.desk.ask("read", incident, record, control=rung.control)
 
     def note_outcome(self, incident: Incident, verb: str, outcome: Outcome, **more: Setting | bool) -> None:

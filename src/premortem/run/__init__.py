@@ -1,0 +1,1 @@
+"""Drivers of the kernel: the guard loop, drills, gates, reports."""

@@ -1,0 +1,1 @@
+"""Any torch training loop as a workload: exact skips, owned settings, restores that are checked."""

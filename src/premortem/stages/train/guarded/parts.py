@@ -1,0 +1,99 @@
+"""What a training run's bundle holds, gathered and put back: everything that belongs to a step."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from premortem.core.errors import StageError
+
+
+class Stateful(Protocol):
+    """Anything with torch's two state methods."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+def random_streams() -> dict[str, object]:
+    """The state of every random stream of the process: torch, its accelerators, Python, numpy if loaded."""
+    version, internal, gauss = random.getstate()
+    streams: dict[str, object] = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(internal), gauss],
+    }
+    if torch.cuda.is_available():
+        streams["cuda"] = torch.cuda.get_rng_state_all()
+    if "numpy" in sys.modules:
+        name, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
+        streams["numpy"] = [name, [int(k) for k in keys], position, has_gauss, cached]
+    return streams
+
+
+def put_back_random_streams(streams: Mapping[str, Any]) -> None:
+    """Put every stream back as :func:`random_streams` found it."""
+    torch.set_rng_state(streams["torch"])
+    version, internal, gauss = streams["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in streams and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(streams["cuda"])
+    if "numpy" in streams:
+        import numpy as np
+
+        name, keys, position, has_gauss, cached = streams["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+
+
+class Parts:
+    """The stateful objects of a run by part name."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._others: dict[str, Stateful] = {}
+
+    def add(self, name: str, thing: object | None) -> None:
+        """Bring something else that must roll back.
+
+        Raises:
+            StageError: when it has no ``state_dict`` and ``load_state_dict``.
+        """
+        if thing is None:
+            return
+        if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
+            raise StageError(
+                f"state[{name!r}]: found a {type(thing).__name__} without state_dict and load_state_dict; "
+                "give it both, or leave it out and accept that it does not roll back"
+            )
+        self._others[name] = cast("Stateful", thing)
+
+    def gather(self) -> dict[str, object]:
+        """A live view of every part; nothing is copied."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            **{name: thing.state_dict() for name, thing in self._others.items()},
+        }
+
+    def put_back(self, parts: Mapping[str, Any]) -> None:
+        """Load every part that the run has; one that the bundle lacks is an error before anything changes.
+
+        Raises:
+            StageError: naming the missing part.
+        """
+        missing = [name for name in ("model", "optimizer", *self._others) if name not in parts]
+        if missing:
+            raise StageError(
+                f"the bundle lacks {', '.join(missing)}; it was saved by a run without them: "
+                "resume with the same companions, or start in an empty folder"
+            )
+        self._model.load_state_dict(parts["model"])
+        self._optimizer.load_state_dict(parts["optimizer"])
+        for name, thing in self._others.items():
+            thing.load_state_dict(parts[name])

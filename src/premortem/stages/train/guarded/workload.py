@@ -1,0 +1,129 @@
+"""A training run as a workload: what can be seen at each optimiser step, and what can be turned."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from premortem.core.action import Control
+from premortem.core.signal import Signal
+from premortem.stages.train.guarded.stepper import Stepped, Stepper
+
+GIB = 1024.0**3
+_DISK_EVERY = 16
+_SAMPLED = 64
+
+SIGNALS: tuple[Signal, ...] = (
+    Signal("loss", "nats", banded=True, help="mean training loss of the step's batches"),
+    Signal("grad_norm", "", banded=True, help="2-norm of the gradient before filter and clipping"),
+    Signal("lr_factor", "×", help="the factor on the scheduled learning rate that the last step really used"),
+    Signal("max_norm", "", help="the bound that gradients are clipped to"),
+    Signal("skipped", "", help="1 where the optimiser was not called, else 0"),
+    Signal("nonfinite_weights", "", help="1 where a bad step was followed by weights that are not finite"),
+    Signal("weight_change", "", help="how far sampled weights moved; 0 where the step changed nothing"),
+    Signal("step_time", "s", help="seconds from one step to the next"),
+    Signal("free_space", "GiB", higher_is_worse=False, help="free space where checkpoints go"),
+    Signal("space_factor", "×", higher_is_worse=False, help="free space over the need of the next checkpoint"),
+    Signal("filter_strength", "×", help="the factor on the gradient filter's λ"),
+)
+SLOTS = {signal.name: slot for slot, signal in enumerate(SIGNALS)}
+
+
+class TrainingWorkload:
+    """Offers signals and controls of one run; ``extra`` signals are the user's own."""
+
+    kind = "training"
+
+    def __init__(
+        self, stepper: Stepper, folder: Path | None, requests: Mapping[str, Control], extra: tuple[Signal, ...] = ()
+    ) -> None:  # fmt: skip
+        self._stepper = stepper
+        self._folder = folder
+        self.signals: tuple[Signal, ...] = SIGNALS + extra
+        self._extra = {signal.name: len(SIGNALS) + i for i, signal in enumerate(extra)}
+        self._notes: dict[int, float] = {}
+        self.need_gib = 0.0
+        self.controls: dict[str, Control] = {
+            "learning_rate": stepper.lr_factor,
+            "warm_up": stepper.warm_up,
+            "max_norm": stepper.max_norm,
+            **requests,
+        }
+        self.witnesses = {"learning_rate": "lr_factor", "max_norm": "max_norm"}
+        if stepper.with_.gradient_filter is not None:
+            self.controls["gradient_filter"] = stepper.softening
+            self.witnesses["gradient_filter"] = "filter_strength"
+        self.conditions: dict[str, Callable[[], bool | None]] = {"weights are finite": stepper.weights_are_finite}
+        self._sample = self._probes()
+        self._before: torch.Tensor | None = None
+        self._calls = 0
+        self._disk: tuple[float | None, float | None] = (None, None)
+
+    def note(self, name: str, value: float) -> None:
+        """Measure one of the user's own signals for the present step; raises ``KeyError`` for an unknown one."""
+        self._notes[self._extra[name]] = value
+
+    def row(self, stepped: Stepped, step_seconds: float | None) -> list[float | None]:
+        """One observation row, in slot order."""
+        stepper = self._stepper
+        free, factor = self._space()
+        has_filter = stepper.with_.gradient_filter is not None
+        row: list[float | None] = [
+            stepped.loss,
+            stepped.grad_norm,
+            stepper.used_lr_factor if stepped.applied else None,
+            stepper.max_norm.value,
+            0.0 if stepped.applied else 1.0,
+            self._nonfinite_weights(stepped),
+            self._weight_change(stepped),
+            step_seconds,
+            free,
+            factor,
+            stepper.softening.value if has_filter else None,
+        ]
+        row.extend(self._notes.get(slot) for slot in self._extra.values())
+        self._notes.clear()
+        return row
+
+    def forget_sample(self) -> None:
+        """Weights were put back: the next change is not a step's."""
+        self._before = None
+
+    def _nonfinite_weights(self, stepped: Stepped) -> float:
+        """Scanned only after a bad step: a finite gradient on finite weights keeps them finite or shows next."""
+        sound = stepped.applied and math.isfinite(stepped.loss)
+        return 0.0 if sound or self._stepper.weights_are_finite() else 1.0
+
+    def _probes(self) -> list[torch.Tensor]:
+        """A few elements of a few trainable parameters, as views."""
+        parameters = [
+            p for p in self._stepper.model.parameters() if p.requires_grad and p.numel() and p.is_contiguous()
+        ]
+        chosen = parameters[:: max(1, len(parameters) // 8)][:8]
+        return [p.detach().flatten()[: _SAMPLED // 8] for p in chosen]
+
+    def _weight_change(self, stepped: Stepped) -> float | None:
+        if not stepped.applied:
+            return 0.0
+        if not self._sample:
+            return None
+        now = torch.cat([s.float() for s in self._sample])
+        before, self._before = self._before, now
+        return None if before is None else float((now - before).abs().sum())
+
+    def _space(self) -> tuple[float | None, float | None]:
+        """Free space, asked every few steps; a folder that can't be asked is silence, not health."""
+        if self._folder is None:
+            return None, None
+        if self._calls % _DISK_EVERY == 0:
+            try:
+                free = shutil.disk_usage(self._folder).free / GIB
+                self._disk = (free, free / self.need_gib if self.need_gib else None)
+            except OSError:
+                self._disk = (None, None)
+        self._calls += 1
+        return self._disk
