@@ -32,8 +32,8 @@ def split_by_file(corpus: Corpus, validation_share: float = 0.1) -> tuple[Corpus
     )
     if not training.documents or not validation.documents:
         raise ConfigError(
-            f"split_by_file of {len(in_validation)} files at validation_share {validation_share} leaves a side "
-            "empty: expected files on both; read more bytes or change the share"
+            f"split_by_file of {len(in_validation)} files at validation_share {validation_share} leaves one "
+            "side empty: expected files on both; read more bytes or change the share"
         )
     return training, validation
 

@@ -74,8 +74,8 @@ def read_standard_library(
 ) -> Corpus:
     """Read ``*.py`` below ``root`` (default: this Python's standard library) in sorted order.
 
-    Reading ends before the first file that would take the corpus past ``max_bytes`` UTF-8 bytes. Tests, idlelib
-    and site-packages are skipped. Unreadable files are reported in the corpus, never dropped in silence.
+    Reading ends before the first file that would take the corpus past ``max_bytes`` UTF-8 bytes. Tests,
+    idlelib and site-packages are skipped. Unreadable files are reported in the corpus, never dropped in silence.
     Raises ``ConfigError`` for a bad cap or kind, ``StageError`` when the folder is missing or gives no text.
     """
     if max_bytes < 1 or not kinds or set(kinds) - {"source", "docstring"}:
