@@ -18,9 +18,7 @@ def share(of: float, seed: int = 0) -> RandomShare:
 @settings(max_examples=25, deadline=None)
 def test_the_share_of_wrong_labels_is_the_one_asked_for(of: float, num_classes: int, seed: int) -> None:
     labels = torch.randint(num_classes, (2000,), generator=torch.Generator().manual_seed(seed))
-    with LabelNoise(
-        [(torch.ones(2000, 1), labels)], share(of, seed), part=1, num_classes=num_classes
-    ) as fault:
+    with LabelNoise([(torch.ones(2000, 1), labels)], share(of, seed), part=1, num_classes=num_classes) as fault:
         ((_, noisy),) = fault
     wrong = (noisy != labels).float().mean().item()
     assert abs(wrong - of) < 0.06, "5 standard deviations of 2,000 draws"
@@ -94,9 +92,7 @@ def test_a_replayed_step_meets_the_same_damage_and_other_steps_other_rows() -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
 @pytest.mark.parametrize("shape", [(40, 6), (40,), (40, 2, 3)])
-def test_scrambled_rows_keep_their_bytes_and_lose_their_order(
-    dtype: torch.dtype, shape: tuple[int, ...]
-) -> None:
+def test_scrambled_rows_keep_their_bytes_and_lose_their_order(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = torch.arange(1, 1 + torch.Size(shape).numel()).reshape(shape).to(dtype)
     with CorruptRows([x], share(0.5), "scrambled") as fault:
         (y,) = fault

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 
 from premortem.core.errors import ConfigError
 from premortem.faults.fault import RemovalFailed
-from premortem.faults.files import BitFlip, DamagedFile, MissingFile, Truncation
+from premortem.faults.files import BitFlip, DamagedFile, MissingFile, Truncation, restore_orphans
 
 
 def make(kind: str, path: Path) -> DamagedFile:
@@ -150,3 +153,34 @@ def test_what_is_no_file_with_content_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a share"):
         Truncation(tmp_path / "empty", keep=1)
     shutil.rmtree(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from premortem.faults.files import BitFlip, MissingFile, Truncation
+for kind, path in zip((lambda p: BitFlip(p, 0), Truncation, MissingFile), sys.argv[1:]):
+    kind(path).__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_drill_damaged_is_put_back_unless_rewritten_since(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("flipped", "cut", "missing")]
+    for path in paths:
+        path.write_bytes(b"original")
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, paths)])
+    assert done.returncode == -signal.SIGKILL
+    assert not paths[2].exists()
+    assert b"original" not in (paths[0].read_bytes(), paths[1].read_bytes())
+    paths[1].write_bytes(b"rewritten")
+    assert set(restore_orphans()) >= {paths[0], paths[2]}
+    assert [path.read_bytes() for path in paths] == [b"original", b"rewritten", b"original"]
+    assert not set(restore_orphans()) & set(paths)
+
+
+def test_faults_of_files_disks_and_processes_load_no_tensor_library() -> None:
+    code = (
+        "import sys; from premortem.faults import disk, files, process; "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

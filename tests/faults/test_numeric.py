@@ -60,9 +60,7 @@ def test_one_poisoned_batch_makes_a_real_training_nan(data, model, value: float)
     assert fault.observed().holds
     assert "1 elements changed in 1 batches handed out, 1 not finite" in fault.observed().detail
     assert fault.gone().holds
-    assert all(
-        torch.equal(a, b) for one, two in zip(kept, data, strict=True) for a, b in zip(one, two, strict=True)
-    )
+    assert all(torch.equal(a, b) for one, two in zip(kept, data, strict=True) for a, b in zip(one, two, strict=True))
 
 
 def test_a_huge_value_is_seen_and_is_finite(data, model) -> None:
@@ -252,9 +250,7 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], LRScheduler]] = {
 }
 
 
-def sgd_changes(
-    schedule: str, faulty: range, factor: float = 100.0
-) -> tuple[list[float], list[float], object]:
+def sgd_changes(schedule: str, faulty: range, factor: float = 100.0) -> tuple[list[float], list[float], object]:
     """How far one weight moves at each of 9 steps with gradient 1: the learning rate itself."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=0.01)

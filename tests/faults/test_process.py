@@ -116,7 +116,10 @@ def test_a_watcher_that_is_left_behind_is_seen_by_gone(start) -> None:
 
 def test_a_signal_that_is_still_pending_is_seen_by_gone(start) -> None:
     child = start(
-        "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [15])\nprint(1, flush=True)\ntime.sleep(60)"
+        "import signal, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
     )
     child.stdout.readline()
     with Killed(child, signal.SIGTERM) as fault:

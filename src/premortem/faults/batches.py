@@ -61,9 +61,7 @@ def change_part(batch: B, part: Part | None, change: Callable[[Tensor], Tensor])
         parts[part] = map_tensors(parts[part], change)
         return cast(B, getattr(batch, "_make", type(batch))(parts))
     allowed = list(batch) if isinstance(batch, Mapping) else f"an index of this {type(batch).__name__}"
-    raise ConfigError(
-        f"batch part {part!r} not found, expected {allowed}; name one of these, or None for all"
-    )
+    raise ConfigError(f"batch part {part!r} not found, expected {allowed}; name one of these, or None for all")
 
 
 def num_differing(one: object, other: object) -> int:
@@ -137,9 +135,7 @@ class DisturbedBatches(Disturbance, Generic[B]):
 
     def observed(self) -> Evidence:
         """Whether handed-out batches really differed from the source's, by their bytes."""
-        detail = (
-            f"{self.name}: {self.num_changed} elements changed in {self.num_disturbed} batches handed out"
-        )
+        detail = f"{self.name}: {self.num_changed} elements changed in {self.num_disturbed} batches handed out"
         return Evidence(self.num_disturbed > 0, detail)
 
     def gone(self) -> Evidence:
@@ -147,13 +143,9 @@ class DisturbedBatches(Disturbance, Generic[B]):
         if self._sample is None:
             return Evidence(None, f"{self.name}: no batch was disturbed, nothing to probe with")
         if self._source_hurt:
-            return Evidence(
-                False, f"{self.name}: {self._source_hurt} elements of the source itself were changed"
-            )
+            return Evidence(False, f"{self.name}: {self._source_hurt} elements of the source itself were changed")
         step, clean = self._sample
         counts = self.num_disturbed, self.num_changed, self.num_non_finite
         changed = num_differing(clean, self.hand_out(map_tensors(clean, Tensor.clone), step))
         self.num_disturbed, self.num_changed, self.num_non_finite = counts
-        return Evidence(
-            changed == 0, f"{self.name}: batch {step} handed out again, {changed} elements changed"
-        )
+        return Evidence(changed == 0, f"{self.name}: batch {step} handed out again, {changed} elements changed")

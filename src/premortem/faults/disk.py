@@ -29,10 +29,17 @@ def clean_mounts() -> list[Path]:
     """Unmount every tmpfs that a killed drill left; returns where they were."""
     cleaned = []
     for mount in tmpfs_mounts():
-        if is_orphan(mount.source, "tmpfs"):
+        if not is_orphan(mount.source, "tmpfs"):
+            continue
+        try:
             unmount(mount.folder)
             mount.folder.rmdir()
-            cleaned.append(mount.folder)
+        except OSError:
+            # Another drill may clean at the same moment: what counts is that it went.
+            if mount in tmpfs_mounts():
+                raise
+            continue
+        cleaned.append(mount.folder)
     return cleaned
 
 
@@ -106,9 +113,7 @@ class FilledDisk(Disturbance):
                     raise
                 size = os.fstat(stream.fileno()).st_size
                 stream.truncate(max(0, size - self.leave_bytes))
-                return Evidence(
-                    True, f"{self.folder}: a write failed with ENOSPC after {size} bytes of ballast"
-                )
+                return Evidence(True, f"{self.folder}: a write failed with ENOSPC after {size} bytes of ballast")
         return Evidence(False, f"{self.folder}: {2 * self.at_most} bytes of ballast were all accepted")
 
     def _undo(self) -> None:
@@ -131,9 +136,7 @@ class FilledDisk(Disturbance):
             return Evidence(False, f"{left}: ballast of {left.stat().st_size} bytes still there")
         error = refusal(self.folder, self.leave_bytes + 4096)
         if error is None:
-            return Evidence(
-                True, f"{self.folder}: ballast away, a write of {self.leave_bytes + 4096} bytes works"
-            )
+            return Evidence(True, f"{self.folder}: ballast away, a write of {self.leave_bytes + 4096} bytes works")
         return Evidence(None, f"{self.folder}: ballast away, yet a write fails, filled by others: {error}")
 
 
@@ -226,9 +229,7 @@ class FileSizeLimit(Disturbance):
     def _apply(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         if hard != resource.RLIM_INFINITY and self.limit_bytes > hard:
-            raise NotPermitted(
-                f"file size limit: {self.limit_bytes} is above the hard limit {hard}; ask for less"
-            )
+            raise NotPermitted(f"file size limit: {self.limit_bytes} is above the hard limit {hard}; ask for less")
         self._ignore_signal()
         self._before = soft
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit_bytes, hard))

@@ -1,13 +1,15 @@
 """A file that rots, is cut short, or disappears, in place and by its real bytes.
 
 Covered: files of any size; content, mode, links and modification time come back. The original waits in the
-temporary folder (it needs as much room as the file), so a killed drill loses nothing.
+temporary folder (it needs as much room as the file): after SIGKILL, `restore_orphans()` or the next fault of
+this kind puts it back.
 Not covered: folders, device files, damage below the file system (page cache, disk sectors).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -18,7 +20,7 @@ from pathlib import Path
 from premortem.core.errors import ConfigError
 from premortem.faults.disturbance import Disturbance
 from premortem.faults.fault import Evidence
-from premortem.faults.owner import owned_name
+from premortem.faults.owner import is_orphan, owned_name
 
 
 def content_hash(path: Path) -> str | None:
@@ -28,6 +30,34 @@ def content_hash(path: Path) -> str | None:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         return None
+
+
+def put_back(backup: Path, path: Path) -> None:
+    """Copy content, mode and times of `backup` into `path`, in place: hard links and open files see it too."""
+    with backup.open("rb") as source, path.open("r+b" if path.exists() else "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.truncate()
+        target.flush()
+        os.fsync(target.fileno())
+    shutil.copystat(backup, path)
+
+
+def restore_orphans() -> list[Path]:
+    """Put back every file that a killed drill left damaged, unless it was rewritten since; returns their paths.
+
+    Only notes of this very user count: anyone may write to the temporary folder.
+    """
+    restored = []
+    for note in Path(tempfile.gettempdir()).glob("premortem-original-*/note.json"):
+        if not is_orphan(note.parent.name, "original") or note.parent.stat().st_uid != os.geteuid():
+            continue
+        said = json.loads(note.read_text(encoding="utf-8"))
+        path = Path(said["path"])
+        if content_hash(path) == said["damaged_hash"] and path.parent.is_dir():
+            put_back(note.with_name("content"), path)
+            restored.append(path)
+        shutil.rmtree(note.parent)
+    return restored
 
 
 class DamagedFile(Disturbance):
@@ -50,17 +80,20 @@ class DamagedFile(Disturbance):
         """Change the file; returns one line that says what was done."""
 
     def _apply(self) -> None:
+        restore_orphans()
         if not self.path.is_file() or self.path.stat().st_size == 0:
             raise ConfigError(f"{self.name}: {self.path} is not a file with content; name an existing one")
         self._original_hash, self._seen, self._damage_done = content_hash(self.path), None, False
         folder = Path(tempfile.mkdtemp(prefix=owned_name("original") + "-"))
-        self._backup = folder / self.path.name
+        self._backup = folder / "content"
         shutil.copy2(self.path, self._backup)
         if content_hash(self._backup) != self._original_hash:
             raise OSError(f"{self.path} changed while it was copied")
         self._damaged_inode = self.path.stat().st_ino
         done = self._damage()
         self._damaged_hash, self._damage_done = content_hash(self.path), True
+        note = {"path": str(self.path.absolute()), "damaged_hash": self._damaged_hash}
+        self._backup.with_name("note.json").write_text(json.dumps(note), encoding="utf-8")
         if self._damaged_hash != self._original_hash:
             self._seen = Evidence(True, f"{self.path}: {done}; hash was {self._brief()}")
 
@@ -83,13 +116,7 @@ class DamagedFile(Disturbance):
         self._backup = None
 
     def _put_back(self, backup: Path) -> None:
-        # In place, not renamed over: hard links and open descriptors must see the original again too.
-        with backup.open("rb") as source, self.path.open("r+b" if self.path.exists() else "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            target.truncate()
-            target.flush()
-            os.fsync(target.fileno())
-        shutil.copystat(backup, self.path)
+        put_back(backup, self.path)
 
     def observed(self) -> Evidence:
         """Whether the bytes on disk hashed differently, read back after the damage."""
@@ -110,9 +137,7 @@ class DamagedFile(Disturbance):
             return Evidence(False, f"{self.path}: still damaged; hash was {self._brief()}")
         if self._damaged_hash is None or self.path.stat().st_ino != self._damaged_inode:
             return Evidence(True, f"{self.path}: replaced by a new file meanwhile, left as it is")
-        return Evidence(
-            None, f"{self.path}: rewritten in place meanwhile, cannot be compared; {self._brief()}"
-        )
+        return Evidence(None, f"{self.path}: rewritten in place meanwhile, cannot be compared; {self._brief()}")
 
 
 class BitFlip(DamagedFile):

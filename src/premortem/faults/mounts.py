@@ -26,9 +26,7 @@ class Mount:
 def tmpfs_mounts() -> list[Mount]:
     """Every tmpfs of this mount namespace, from /proc/self/mountinfo; none where there is no such table."""
     try:
-        lines = (
-            Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        )
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []
     found = []

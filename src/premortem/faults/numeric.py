@@ -160,9 +160,7 @@ class PoisonedGradient(Disturbance):
         if gradient is None or (self.at is not None and number not in self.at):
             return
         if gradient.layout != torch.strided:
-            raise ConfigError(
-                f"poisoned gradient: layout {gradient.layout}, expected dense; set sparse=False"
-            )
+            raise ConfigError(f"poisoned gradient: layout {gradient.layout}, expected dense; set sparse=False")
         before = gradient.detach().clone()
         place = tuple(int(i) for i in torch.unravel_index(torch.tensor(self.element), gradient.shape))
         with torch.no_grad():
@@ -176,9 +174,7 @@ class PoisonedGradient(Disturbance):
 
     def observed(self) -> Evidence:
         """Whether the gradient, read back, really differed."""
-        detail = (
-            f"poisoned gradient: {self._num_changed} elements changed in {self.num_passes} backward passes"
-        )
+        detail = f"poisoned gradient: {self._num_changed} elements changed in {self.num_passes} backward passes"
         return Evidence(self._num_changed > 0, detail)
 
     def gone(self) -> Evidence:
@@ -186,9 +182,7 @@ class PoisonedGradient(Disturbance):
         if self._hook_id is None:
             return Evidence(None, "poisoned gradient: never entered")
         left = self._hook_id in (getattr(self.parameter, "_post_accumulate_grad_hooks", None) or {})
-        return Evidence(
-            not left, f"poisoned gradient: hook {'still on the parameter' if left else 'removed'}"
-        )
+        return Evidence(not left, f"poisoned gradient: hook {'still on the parameter' if left else 'removed'}")
 
 
 class LearningRateJump(Disturbance):
@@ -268,9 +262,7 @@ class LearningRateJump(Disturbance):
         """Ratios of the rate to the scheduled one, read by a hook inside `optimizer.step()`."""
         num = sum(math.isclose(ratio, self.factor, rel_tol=1e-5) for ratio in self._ratios)
         top = max(self._ratios, default=1.0)
-        detail = (
-            f"learning rate jump: x{self.factor:g} in {num} of {len(self._ratios)} group steps, most x{top:g}"
-        )
+        detail = f"learning rate jump: x{self.factor:g} in {num} of {len(self._ratios)} group steps, most x{top:g}"
         return Evidence(num > 0, detail)
 
     def gone(self) -> Evidence:

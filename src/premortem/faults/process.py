@@ -57,9 +57,7 @@ class Killed(Disturbance):
         except psutil.NoSuchProcess:
             parent = -1
         if parent != os.getpid():
-            raise ConfigError(
-                f"{self.name}: process {self.pid} is no running child of this one; start it here"
-            )
+            raise ConfigError(f"{self.name}: process {self.pid} is no running child of this one; start it here")
 
     def _watch(self) -> None:
         after = cast(Callable[[], bool], self.after)
@@ -83,9 +81,7 @@ class Killed(Disturbance):
         if self._watcher is not None:
             self._watcher.join(_JOIN_SECONDS)
             if self._watcher.is_alive():
-                raise StageError(
-                    f"the condition of when to kill {self.pid} has not returned for {_JOIN_SECONDS} s"
-                )
+                raise StageError(f"the condition of when to kill {self.pid} has not returned for {_JOIN_SECONDS} s")
             self._watcher = None
         error, self._watch_error = self._watch_error, None
         if error is not None:
@@ -115,16 +111,12 @@ class Killed(Disturbance):
         """By the wait status. A child that catches the signal and ends by itself after it counts too."""
         ending = self._ending()
         if ending == f"killed by {self.number.name}":
-            return Evidence(
-                self._sent, f"process {self.pid} {ending}{'' if self._sent else ', not by this fault'}"
-            )
+            return Evidence(self._sent, f"process {self.pid} {ending}{'' if self._sent else ', not by this fault'}")
         if not self._sent:
             return Evidence(False, f"no signal sent; process {self.pid} {ending or 'runs'}")
         if ending is None or ending == "reaped elsewhere":
             return Evidence(None, f"{self.number.name} sent; process {self.pid} {ending or 'still runs'}")
-        return Evidence(
-            self.number != signal.SIGKILL, f"process {self.pid} {ending} after {self.number.name}"
-        )
+        return Evidence(self.number != signal.SIGKILL, f"process {self.pid} {ending} after {self.number.name}")
 
     def gone(self) -> Evidence:
         """No thread waits to send the signal, and none is pending at the child."""
