@@ -150,9 +150,7 @@ class HRM(nn.Module):
         steps = carry.steps + 1
         chosen = self.wants_halt(segment) & (steps >= carry.min_steps)
         halted = chosen | (steps >= self.halting.max_segments)
-        after = Carry(
-            segment.z_H, segment.z_L, steps, carry.min_steps, halted, carry.inputs, carry.labels
-        )
+        after = Carry(segment.z_H, segment.z_L, steps, carry.min_steps, halted, carry.inputs, carry.labels)
         return after, segment
 
     @torch.no_grad()

@@ -38,8 +38,11 @@ class SudokuConfig:
     puzzles_per_grid: int = 16
     """Puzzles dug out of each training grid; held-out grids give ``held_out_puzzles_per_grid``."""
     held_out_puzzles_per_grid: int = 5
-    clues: int = 0
-    """Stop digging at this many clues; 0 digs until no clue can go."""
+    clues: tuple[int, int] = (0, 0)
+    """Digging a training puzzle stops at a number of clues drawn from this range, ends included; or earlier, when no
+    clue can go. Easy puzzles teach the rules before the hard ones need them."""
+    held_out_clues: tuple[int, int] = (0, 0)
+    """The same for held-out puzzles; (0, 0) digs until no clue can go, the hardest test."""
     split: Literal["grid", "class"] = "grid"
     """``grid``: no solution grid is on both sides. ``class``: no equivalence class of grids is, which is stricter."""
     seed: int = 0
@@ -48,6 +51,11 @@ class SudokuConfig:
         counts = (self.train_grids, self.held_out_grids, self.puzzles_per_grid, self.held_out_puzzles_per_grid)
         if min(counts) < 1:
             raise ConfigError(f"Sudoku grid and puzzle counts {counts}: expected each to be at least 1")
+        for low, high in (self.clues, self.held_out_clues):
+            if not 0 <= low <= high <= self.size**2:
+                raise ConfigError(
+                    f"clue range ({low}, {high}) at size {self.size}: expected 0 <= low <= high <= {self.size**2}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +98,8 @@ def make_split(config: SudokuConfig) -> SudokuSplit:
         grids = draw_grids(shape, config.train_grids + config.held_out_grids, rng)
         train, held_out = grids[: config.train_grids], grids[config.train_grids :]
     return SudokuSplit(
-        _dig_all(shape, config, train, config.puzzles_per_grid),
-        _dig_all(shape, config, held_out, config.held_out_puzzles_per_grid),
+        _dig_all(shape, train, config.puzzles_per_grid, config.clues, config.seed),
+        _dig_all(shape, held_out, config.held_out_puzzles_per_grid, config.held_out_clues, config.seed),
     )
 
 
@@ -115,13 +123,13 @@ def _split_by_class(shape: Shape, config: SudokuConfig, rng: Random) -> tuple[li
     return rng.sample(train, config.train_grids), rng.sample(held_out, config.held_out_grids)
 
 
-def _dig_all(shape: Shape, config: SudokuConfig, grids: list[Grid], per_grid: int) -> Puzzles:
+def _dig_all(shape: Shape, grids: list[Grid], per_grid: int, clues: tuple[int, int], seed: int) -> Puzzles:
     """Dig each grid ``per_grid`` times; a puzzle that comes up twice is kept once."""
     rows: dict[Grid, Grid] = {}
     for grid in grids:
-        rng = Random(f"sudoku dig {config.seed} {grid}")
+        rng = Random(f"sudoku dig {seed} {grid}")
         for _ in range(per_grid):
-            rows[dig_puzzle(shape, grid, rng, config.clues)] = grid
+            rows[dig_puzzle(shape, grid, rng, rng.randint(*clues))] = grid
     ratings = [rate(shape, puzzle) for puzzle in rows]
     return Puzzles(
         shape,

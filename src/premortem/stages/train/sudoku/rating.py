@@ -114,7 +114,5 @@ def rate(shape: Shape, puzzle: Grid) -> Rating:
     free = candidate_masks(shape, cells)
     rater = _Rater(shape)
     if free is None or not rater.solve(cells, free):
-        raise ConfigError(
-            f"puzzle {puzzle} has no solution: expected one; rate only puzzles that can be solved"
-        )
+        raise ConfigError(f"puzzle {puzzle} has no solution: expected one; rate only puzzles that can be solved")
     return Rating(sum(digit > 0 for digit in puzzle), rater.naked, rater.hidden, rater.guesses)
