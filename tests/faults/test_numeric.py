@@ -91,6 +91,13 @@ def test_an_iterator_that_lives_on_hands_out_clean_batches(data) -> None:
     assert len(fault) == 6
 
 
+def test_batches_pass_untouched_before_the_fault_is_entered(data) -> None:
+    fault = PoisonedBatches(data, at=None)
+    assert all(a is b for a, b in zip(fault, data, strict=True))
+    assert fault.hand_out(data[0], 0) is data[0]
+    assert fault.observed().holds is False
+
+
 def test_steps_go_on_over_epochs_and_a_fetched_step_is_hit_again(data) -> None:
     with PoisonedBatches(data, at={7}) as fault:
         hit = [bool(x.isnan().any()) for _ in range(2) for x, _ in fault]

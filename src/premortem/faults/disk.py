@@ -187,11 +187,11 @@ class FullTmpfs(Disturbance):
     def _undo(self) -> None:
         if self._folder is None:
             return
-        self.free()
         if self._is_mounted():
             unmount(self._folder)
         if self._folder.exists():
             self._folder.rmdir()
+        self.free()  # last: the mount must go even where the ballast cannot be deleted
 
     def observed(self) -> Evidence:
         """Whether a write to it was really refused with ENOSPC when it was filled."""
