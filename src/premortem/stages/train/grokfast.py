@@ -31,9 +31,7 @@ class GrokfastEMA:
 
     def __init__(self, alpha: float = 0.98, lamb: float = 2.0) -> None:
         if not 0.0 <= alpha < 1.0:
-            raise ConfigError(
-                f"alpha is {alpha} in GrokfastEMA: expected 0 <= alpha < 1; the paper uses 0.98"
-            )
+            raise ConfigError(f"alpha is {alpha} in GrokfastEMA: expected 0 <= alpha < 1; the paper uses 0.98")
         self.alpha = alpha
         self.lamb = lamb
         self._averages: dict[str, Tensor] = {}
@@ -46,9 +44,7 @@ class GrokfastEMA:
     @lamb.setter
     def lamb(self, value: float) -> None:
         if not 0.0 <= value < float("inf"):
-            raise ConfigError(
-                f"lambda is {value} in GrokfastEMA: expected a finite number >= 0; the paper uses 2.0"
-            )
+            raise ConfigError(f"lambda is {value} in GrokfastEMA: expected a finite number >= 0; the paper uses 2.0")
         self._lamb = value
 
     @torch.no_grad()

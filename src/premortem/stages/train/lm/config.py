@@ -1,8 +1,7 @@
-"""Sizes of the language model, and the recipe by which the smallest one reaches its floor in seconds."""
+"""Shape and sizes of the language model."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,18 +29,14 @@ class LanguageModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "num_layers", "num_heads", "width", "ffn_width"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)} in LanguageModelConfig: expected at least 1"
-                )
+                raise ConfigError(f"{name} is {getattr(self, name)} in LanguageModelConfig: expected at least 1")
         if self.width % (2 * self.num_heads):
             raise ConfigError(
                 f"width is {self.width} with num_heads {self.num_heads} in LanguageModelConfig: "
                 f"rotary heads need width divisible by {2 * self.num_heads}"
             )
         if self.activation not in ("swiglu", "gelu"):
-            raise ConfigError(
-                f"activation is {self.activation!r} in LanguageModelConfig: expected 'swiglu' or 'gelu'"
-            )
+            raise ConfigError(f"activation is {self.activation!r} in LanguageModelConfig: expected 'swiglu' or 'gelu'")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout} in LanguageModelConfig: expected 0 <= dropout < 1")
 
@@ -54,32 +49,5 @@ class LanguageModelConfig:
 
 
 TINY = LanguageModelConfig()
-SMALL = LanguageModelConfig(
-    vocab_size=16_384, context=256, num_layers=10, num_heads=6, width=384, ffn_width=1_024
-)
+SMALL = LanguageModelConfig(vocab_size=16_384, context=256, num_layers=10, num_heads=6, width=384, ffn_width=1_024)
 MEDIUM = LanguageModelConfig(context=512, num_layers=8, num_heads=8, width=512, ffn_width=1_365)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a run is trained: AdamW, linear warm-up, cosine to zero. Steps count optimiser updates."""
-
-    model: LanguageModelConfig = TINY
-    corpus_bytes: int = 8_192
-    batch_size: int = 16
-    num_steps: int = 400
-    warmup_steps: int = 20
-    peak_lr: float = 1e-2
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
-
-    def lr_factor(self, step: int) -> float:
-        """Share of ``peak_lr`` at update ``step``, from 0: for ``torch.optim.lr_scheduler.LambdaLR``."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = min(1.0, (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps))
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-DRILL = Recipe()

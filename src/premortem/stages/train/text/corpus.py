@@ -11,7 +11,7 @@ import os
 import sysconfig
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,9 +40,9 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents in a fixed order, and the files that failed. A file is never in part in the corpus.
+    """Documents in a fixed order, and the files that failed.
 
-    ``num_files_left_out`` counts the files that the size cap left out.
+    ``num_files_left_out`` counts the files that the size cap kept from being read.
     """
 
     documents: tuple[Document, ...]
@@ -74,7 +74,7 @@ def read_standard_library(
 ) -> Corpus:
     """Read ``*.py`` below ``root`` (default: this Python's standard library) in sorted order.
 
-    Reading ends before the first file that would take the corpus past ``max_bytes`` UTF-8 bytes. Tests,
+    The file that takes the corpus past ``max_bytes`` UTF-8 bytes is cut there, later ones are left out. Tests,
     idlelib and site-packages are skipped. Unreadable files are reported in the corpus, never dropped in silence.
     Raises ``ConfigError`` for a bad cap or kind, ``StageError`` when the folder is missing or gives no text.
     """
@@ -84,30 +84,33 @@ def read_standard_library(
             "expected max_bytes >= 1 and kinds from 'source', 'docstring'"
         )
     root = root or Path(sysconfig.get_paths()["stdlib"])
+    files = _python_files(root)
     documents: list[Document] = []
     unreadable: list[Unreadable] = []
-    left_out = size = 0
-    for file in _python_files(root):
-        if left_out:
-            left_out += 1
-            continue
+    room, num_read = max_bytes, 0
+    for file in files:
+        if room <= 0:
+            break
+        num_read += 1
         try:
             found = list(_documents(root, file, kinds))
-        except (OSError, SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        except (OSError, SyntaxError, ValueError, RecursionError) as error:
             unreadable.append(Unreadable(file, f"{type(error).__name__}: {error}"))
             continue
-        file_bytes = sum(len(document.text.encode()) for document in found)
-        if size + file_bytes > max_bytes:
-            left_out = 1
-            continue
-        size += file_bytes
-        documents += found
+        for document in found:
+            documents += _cut(document, room)
+            room -= len(document.text.encode())
     if not documents:
         raise StageError(
             f"no Python text below {root} within {max_bytes} bytes ({len(unreadable)} files unreadable): "
             "expected a standard library with sources; raise max_bytes or give root="
         )
-    return Corpus(tuple(documents), tuple(unreadable), left_out)
+    return Corpus(tuple(documents), tuple(unreadable), len(files) - num_read)
+
+
+def _cut(document: Document, room_bytes: int) -> list[Document]:
+    text = document.text.encode()[: max(0, room_bytes)].decode(errors="ignore")
+    return [replace(document, text=text)] if text else []
 
 
 def _python_files(root: Path) -> list[str]:

@@ -58,9 +58,7 @@ class BpeTokeniser:
         self._tokenizer.encode_special_tokens = True
         end_id = self._tokenizer.token_to_id(_END)
         if end_id is None:
-            raise ConfigError(
-                f"tokeniser JSON has no token {_END!r}: expected one written by BpeTokeniser.to_json"
-            )
+            raise ConfigError(f"tokeniser JSON has no token {_END!r}: expected one written by BpeTokeniser.to_json")
         self._end_id: int = end_id
 
     @classmethod
@@ -70,9 +68,7 @@ class BpeTokeniser:
         Fewer than ``vocab_size`` ids result when the texts offer no more pairs.
         """
         if vocab_size < 257:
-            raise ConfigError(
-                f"vocab_size is {vocab_size} in BpeTokeniser.train: 256 bytes and the end need >= 257"
-            )
+            raise ConfigError(f"vocab_size is {vocab_size} in BpeTokeniser.train: 256 bytes and the end need >= 257")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
