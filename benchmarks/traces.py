@@ -1,0 +1,111 @@
+"""Public training curves: loading, and the fault shapes that benchmarks add to healthy ones.
+
+Data: ``$PREMORTEM_DATA`` or ``../shared/data`` beside the repository. Missing data is a reason to say "not run".
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One run: its data order group and its training loss, one value a step (nats)."""
+
+    run: int
+    group: str
+    record: str
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A fault: the healthy loss and the steps since onset → the disturbed loss.
+
+    ``delay_bound`` is the largest median delay in steps that counts as good, ``None`` where none is asked for.
+    """
+
+    name: str
+    apply: Callable[[float, int], float]
+    delay_bound: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentLine:
+    """One quoted log line of a large run; NaN where the log has no figure."""
+
+    run: str
+    section: str
+    iteration: int
+    loss: float
+    gradient_norm: float
+
+
+SHAPES = (
+    Shape("+1.0, tau 20", lambda v, t: v + math.exp(-t / 20), 5),
+    Shape("+1.0, tau 400", lambda v, t: v + math.exp(-t / 400), 5),
+    Shape("+0.3, tau 50", lambda v, t: v + 0.3 * math.exp(-t / 50), 5),
+    Shape("ramp +1 per 1,000", lambda v, t: v + t / 1000, 100),
+    Shape("growth 0.5 %/step", lambda v, t: v * 1.005**t, 25),
+    Shape("level +0.15", lambda v, t: v + 0.15, None),
+    Shape("single step x3", lambda v, t: 3 * v if t == 0 else v, 5),
+    Shape("NaN, one step", lambda v, t: math.nan if t == 0 else v, 5),
+    Shape("NaN for ever", lambda v, t: math.nan, 5),
+)
+
+
+def data_folder(name: str) -> Path | None:
+    """The folder of a data set, or ``None`` where it is missing."""
+    root = os.environ.get("PREMORTEM_DATA")
+    base = Path(root) if root else Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = base / name
+    return folder if folder.is_dir() else None
+
+
+def rows(path: Path) -> Rows:
+    """All rows of a CSV file, gzipped or not."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text: str | None) -> float:
+    """A figure, NaN where the field is empty."""
+    return float(text) if text else math.nan
+
+
+def training_traces(folder: Path) -> list[Trace]:
+    """Healthy per-step curves with their data order group, by run."""
+    groups = {int(r["run_id"]): (r["order_group"], r["record"]) for r in rows(folder / "run_order_groups.csv")}
+    losses: dict[int, list[tuple[int, float]]] = {}
+    for r in rows(folder / "modded_nanogpt_train_curves.csv.gz"):
+        losses.setdefault(int(r["run_id"]), []).append((int(r["step"]), float(r["train_loss"])))
+    return [
+        Trace(run, *groups[run], tuple(v for _, v in sorted(points))) for run, points in sorted(losses.items())
+    ]
+
+
+def benign_steps(folder: Path) -> dict[str, set[int]]:
+    """Steps, by data order group, where the batch makes (nearly) every run jump and heal in one step."""
+    found: dict[str, set[int]] = {}
+    for r in rows(folder / "benign_data_spikes.csv"):
+        found.setdefault(r["order_group"], set()).add(int(r["step"]))
+    return found
+
+
+def incident_lines(folder: Path) -> list[IncidentLine]:
+    """The quoted iteration lines of the BLOOM and 104B runs."""
+    return [
+        IncidentLine(
+            r["run"], r["section"], int(r["iteration"]), number(r["lm_loss"]), number(r["grad_norm"])
+        )
+        for r in rows(folder / "bigscience_iteration_lines.csv")
+    ]

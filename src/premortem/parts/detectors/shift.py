@@ -1,0 +1,174 @@
+"""A sustained rise: two one-sided cumulative sums over log values, against the lowest recent level."""
+
+from __future__ import annotations
+
+from math import inf, log
+from typing import final
+
+from premortem.core.detector import Level, State
+from premortem.parts.detectors.levels import GREEN, RED
+from premortem.parts.detectors.snapshot import put_back, require, take, take_window, window_from
+
+_FIELDS = (
+    "block_count", "block_sum", "calm", "count", "fast", "last", "red", "reference", "scale", "slow", "wander",
+    "width",
+)  # fmt: skip
+_BLOCK = 32.0
+_BLOCKS = 8
+_FAST_CLIP = 4.0
+_SLOW_CLIP = 2.0  # the tail of batch difficulty is heavy: in the slow sum no one step counts for more
+_SCALE_MEMORY = 1 / 64
+_TO_SIGMA = 0.8862  # the mean absolute difference of two normal values is sigma / 0.8862
+_WANDER_MEMORY = 1 / 8
+_CALM_DRIFT = 0.75  # widths above the reference that still count as back
+_CALM_BOUND = 8.0
+_WANDER_TO_SIGMA = 5.0  # half of what independent values show between neighbouring blocks of 32
+
+
+@final
+class Shift:
+    """RED when a positive stream rises and stays up; one jump that heals alone never is.
+
+    The reference is the lowest mean among the last 8 blocks of 32 values: a falling loss pulls it
+    down at once, a flattening one is never extrapolated, a slow rise cannot drag it up before it is seen. The
+    width comes from clipped step-to-step differences, which no trend inflates; where neighbouring
+    block means wander more than such noise explains, from the wander. Two sums after Page (1954): a fast one for
+    jumps of about three widths, a slow one for ramps and small level shifts. Evidence freezes the
+    reference, so flagged values never enter it. Clears by a third sum, towards the reference.
+
+    Scale invariant (log values). Covered: level shifts, ramps, exponential growth, jumps that decay over ten or more
+    steps. Not covered: single steps (Spike), zero or negative values (inconclusive), growth slower than
+    about one width in 256 values, which becomes the normal.
+
+    Source: E. S. Page, Continuous inspection schemes, Biometrika 41 (1954).
+    """
+
+    __slots__ = (
+        *_FIELDS, "_fast_bound", "_fast_drift", "_fast_hold", "_floor",
+        "_slow_bound", "_slow_drift", "_slow_hold", "_warm_up", "means", "params",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        fast_drift: float = 1.25,
+        fast_bound: float = 7.5,
+        slow_drift: float = 0.4,
+        slow_bound: float = 14.0,
+        floor: float = 0.004,
+        warm_up: float = 96,
+    ) -> None:
+        """Drifts and bounds in widths; ``floor``: the least width in log units (0.004: 0.4 %); ``warm_up`` in values."""
+        self.params: dict[str, float] = {
+            "fast_drift": fast_drift, "fast_bound": fast_bound, "slow_drift": slow_drift,
+            "slow_bound": slow_bound, "floor": floor, "warm_up": warm_up,
+        }  # fmt: skip
+        require(0.0 < fast_drift < _FAST_CLIP, "Shift.fast_drift", fast_drift, f"between 0 and {_FAST_CLIP:g} widths")
+        require(0.0 < slow_drift < _SLOW_CLIP, "Shift.slow_drift", slow_drift, f"between 0 and {_SLOW_CLIP:g} widths")
+        require(fast_bound > _FAST_CLIP, "Shift.fast_bound", fast_bound, f"more than {_FAST_CLIP:g}: one jump never is")
+        require(slow_bound > _SLOW_CLIP, "Shift.slow_bound", slow_bound, f"more than {_SLOW_CLIP:g} widths")
+        require(floor > 0.0, "Shift.floor", floor, "a positive width")
+        require(warm_up >= _BLOCK, "Shift.warm_up", warm_up, f"at least one block of {_BLOCK:g} values")
+        self._fast_drift, self._fast_bound = float(fast_drift), float(fast_bound)
+        self._slow_drift, self._slow_bound = float(slow_drift), float(slow_bound)
+        self._fast_hold, self._slow_hold = 0.5 * self._fast_bound, 0.5 * self._slow_bound
+        self._floor, self._warm_up = float(floor), float(warm_up)
+        for field in _FIELDS:
+            setattr(self, field, 0.0)
+        self.width = self._floor
+        self.means: list[float] = []
+
+    def observe(self, value: float) -> Level | None:
+        """Take one positive value; ``None`` during warm-up and for zero, negative or non-finite values."""
+        if not 0.0 < value < inf:
+            return None
+        x = log(value)
+        if self.count < self._warm_up:
+            self._warm(x)
+            return None
+        z = (x - self.reference) / self.width
+        if z > _SLOW_CLIP:
+            slow = self.slow + _SLOW_CLIP - self._slow_drift
+            if z > _FAST_CLIP:
+                z = _FAST_CLIP
+        else:
+            if z < -_FAST_CLIP:
+                z = -_FAST_CLIP
+            slow = self.slow + z - self._slow_drift
+        fast = self.fast + z - self._fast_drift
+        self.fast = fast = fast if fast > 0.0 else 0.0
+        self.slow = slow = slow if slow > 0.0 else 0.0
+        if self.red or fast >= self._fast_bound or slow >= self._slow_bound:
+            return self._flagged(x, z)
+        if fast < self._fast_hold and slow < self._slow_hold:
+            self._learn(x, z)
+        else:
+            self.last = x
+        return GREEN
+
+    def state(self) -> State:
+        """All sums, the reference and the block means."""
+        return take(self, _FIELDS) | take_window("means", self.means)
+
+    def load(self, state: State) -> None:
+        """Resume; raises ``KeyError`` when a number is missing."""
+        means = window_from("means", state)
+        put_back(self, _FIELDS, state)
+        self.means = means
+
+    def _learn(self, x: float, z: float) -> None:
+        change = x - self.last
+        self.last = x
+        scale = self.scale
+        if change < 0.0:
+            change = -change
+        if change > 4.0 * scale:
+            change = 4.0 * scale
+        self.scale = scale + _SCALE_MEMORY * (_TO_SIGMA * change - scale)
+        self.block_sum += x if z < _FAST_CLIP else self.reference + _FAST_CLIP * self.width
+        self.block_count += 1.0
+        if self.block_count >= _BLOCK:
+            self._close_block()
+
+    def _warm(self, x: float) -> None:
+        self.count += 1.0
+        if self.count > 1.0:
+            change = abs(x - self.last)
+            if self.count > 8.0:
+                change = min(change, 4.0 * self.scale + self._floor)
+            weight = max(_SCALE_MEMORY, 1.0 / (self.count - 1.0))
+            self.scale += weight * (_TO_SIGMA * change - self.scale)
+        self.last = x
+        self.block_sum += x
+        self.block_count += 1.0
+        if self.block_count >= _BLOCK:
+            self._close_block()
+
+    def _close_block(self) -> None:
+        mean = self.block_sum / self.block_count
+        self.block_sum = self.block_count = 0.0
+        means = self.means
+        if means:
+            rise = max(0.0, mean - means[-1])
+            if self.count >= self._warm_up:
+                rise = min(rise, 2.0 * self.width)
+            self.wander += _WANDER_MEMORY * (_WANDER_TO_SIGMA * rise - self.wander)
+        means.append(mean)
+        if len(means) > _BLOCKS:
+            del means[0]
+        self.reference = min(means)
+        self.width = max(self.scale, self.wander, self._floor)
+
+    def _flagged(self, x: float, z: float) -> Level:
+        self.last = x
+        if not self.red:
+            self.red, self.calm = 1.0, 0.0
+        self.fast = min(self.fast, self._fast_bound)
+        self.slow = min(self.slow, self._slow_bound)
+        calm = self.calm + _CALM_DRIFT - z
+        self.calm = calm if calm > 0.0 else 0.0
+        if self.calm < _CALM_BOUND:
+            return RED
+        self.fast = self.slow = self.red = self.calm = 0.0
+        self.block_sum = self.block_count = 0.0
+        return GREEN
