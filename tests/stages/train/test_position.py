@@ -218,6 +218,21 @@ def test_a_restore_inside_the_loop_takes_effect_at_the_next_batch() -> None:
     assert seen[2:5] == seen[5:8]
 
 
+def test_the_streams_are_back_when_the_load_returns_and_a_state_taken_then_is_the_same() -> None:
+    batches = PositionedBatches(LOADERS["augmented"](0))
+    seed_streams(1)
+    train(batches, 3)
+    state = batches.state_dict()
+    drawn = noise()
+    batches.load_state_dict(state)
+    assert noise() == drawn
+    again = resume(LOADERS["augmented"], 0, batches.state_dict())
+    noise()
+    expected = train(resume(LOADERS["augmented"], 0, state), 4)
+    again.load_state_dict(again.state_dict())
+    assert train(again, 4) == expected
+
+
 def test_a_rollback_forgets_no_skip_and_later_skips_count_after_it() -> None:
     seed_streams(1)
     batches = PositionedBatches(LOADERS["shuffle"](0), skip={(0, 5)})

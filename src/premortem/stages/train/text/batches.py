@@ -61,15 +61,16 @@ class Windows(Dataset[Tensor]):
                 f"{tuple(ids.shape)} ids, context {context}, stride {self.stride} in Windows: expected both "
                 f">= 1 and at least {context + 1} ids in one dimension; read a larger corpus"
             )
+        self._num_windows = (len(ids) - self.context - 1) // self.stride + 1
 
     def __len__(self) -> int:
         """Number of full windows."""
-        return (len(self.ids) - self.context - 1) // self.stride + 1
+        return self._num_windows
 
     def __getitem__(self, index: int) -> Tensor:
         """The window as a view; raises ``IndexError`` past the end."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} of {len(self)}")
+        if not 0 <= index < self._num_windows:
+            raise IndexError(f"window {index} of {self._num_windows}")
         start = index * self.stride
         return self.ids[start : start + self.context + 1]
 
