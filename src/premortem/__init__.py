@@ -1,3 +1,20 @@
 """premortem: the risk register that runs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from premortem.run.guard import Guard as Guard
+
 __version__ = "0.1.0"
+__all__ = ["Guard", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """``premortem.Guard`` is loaded on first use: ``import premortem`` stays light."""
+    if name == "Guard":
+        from premortem.run.guard import Guard
+
+        return Guard
+    raise AttributeError(f"module 'premortem' has no attribute {name!r}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from premortem.core.action import Outcome
+from premortem.core.command import Target
 from premortem.core.incident import Incident, Phase
 from premortem.core.ladder import Relation, Rung
 from premortem.core.site import Site
@@ -85,6 +86,8 @@ class Climb:
             return "it cannot mend " + ", ".join(sorted(incident.symptoms - rung.mends))
         if incident.tried.get(rung.name, 0) >= rung.tries:
             return "its tries are spent"
+        if self._site.would_change_nothing(rung):
+            return "it would change nothing: the setting is there already"
         return None
 
     def _spent(self, incident: Incident) -> None:
@@ -152,7 +155,7 @@ class Climb:
         incident.phase = Phase.ASKING
         desk = self._site.desk
         record = desk.record("intent", incident.entry, incident, verb="ask", rung=rung.name, condition=rung.condition)
-        desk.ask("ask", incident, record, condition=rung.condition)
+        desk.ask("ask", incident, record, Target(condition=rung.condition))
 
     def _answered(self, incident: Incident, outcome: Outcome) -> None:
         condition = incident.acting_rung.condition

@@ -20,16 +20,26 @@ Verb = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What a command is about: a control and who turns it how, or a condition's name."""
+
+    control: str = ""
+    owner: Owner | None = None
+    override: Override | None = None
+    condition: str = ""
+
+
+NO_TARGET = Target()
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One request. All verbs but ``note`` and ``mark_good`` await :meth:`Engine.outcome` with this number."""
 
     number: int
     verb: Verb
     record: Record
-    control: str = ""
-    owner: Owner | None = None
-    override: Override | None = None
-    condition: str = ""
+    target: Target = NO_TARGET
     tick: int = 0
 
     @property

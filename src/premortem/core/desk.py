@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from premortem.core.action import Override, Owner
 from premortem.core.clock import Now
-from premortem.core.command import Command, Verb
+from premortem.core.command import NO_TARGET, Command, Target, Verb
 from premortem.core.evidence import Event, Plain, Record
 from premortem.core.incident import Incident
 
@@ -37,19 +36,9 @@ class Desk:
         number = None if incident is None else incident.number
         return Record(event, entry, number, self.now.tick, self.now.seconds, data)
 
-    def ask(
-        self,
-        verb: Verb,
-        incident: Incident,
-        record: Record,
-        *,
-        control: str = "",
-        owner: Owner | None = None,
-        override: Override | None = None,
-        condition: str = "",
-    ) -> None:
+    def ask(self, verb: Verb, incident: Incident, record: Record, target: Target = NO_TARGET) -> None:
         """Issue a command whose outcome belongs to this incident."""
-        number = self._issue(verb, record, control, owner, override, condition)
+        number = self._issue(verb, record, target)
         self.waiting[number] = (incident.number, self.now)
 
     def mark_good(self, tick: int) -> None:
@@ -65,17 +54,8 @@ class Desk:
         owner = self.waiting.pop(number, None)
         return None if owner is None else owner[0]
 
-    def _issue(
-        self,
-        verb: Verb,
-        record: Record,
-        control: str = "",
-        owner: Owner | None = None,
-        override: Override | None = None,
-        condition: str = "",
-        tick: int = 0,
-    ) -> int:
+    def _issue(self, verb: Verb, record: Record, target: Target = NO_TARGET, tick: int = 0) -> int:
         number = self._next
         self._next += 1
-        self._out.append(Command(number, verb, record, control, owner, override, condition, tick))
+        self._out.append(Command(number, verb, record, target, tick))
         return number

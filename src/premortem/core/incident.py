@@ -95,7 +95,7 @@ class Incident:
             "entry": self.entry,
             "opened": [self.opened.tick, self.opened.seconds],
             "level": int(self.level),
-            "symptoms": list(sorted(self.symptoms)),
+            "symptoms": [*sorted(self.symptoms)],
             "position": self.position,
             "tried": dict(self.tried),
             "standing": self.standing_names,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from premortem.core.action import Outcome, Override, OverrideStack, Owner, Setting, same_setting
 from premortem.core.baseline import Baseline
 from premortem.core.clock import ticks
+from premortem.core.command import Target
 from premortem.core.desk import Desk
 from premortem.core.incident import Incident, Phase, Standing
 from premortem.core.ladder import Relation, Rung
@@ -28,6 +29,13 @@ class Site:
         """The entry that the incident belongs to."""
         return self.plan.entries[incident.entry]
 
+    def would_change_nothing(self, rung: Rung) -> bool:
+        """Whether a factor or a bound leaves the effective setting as it is; a request always does something."""
+        if rung.override.kind == "choose":
+            return False
+        effective = self.stacks[rung.control].effective
+        return same_setting(rung.override.over(effective), effective)
+
     def turn(self, incident: Incident, rung: Rung, phase: Phase, why: str = "") -> None:
         """Expect the rung's override, write the intent, ask for it."""
         incident.current, incident.phase = rung, phase
@@ -40,7 +48,7 @@ class Site:
             verb="turn", rung=rung.name, control=rung.control, kind=override.kind, by=override.by,
             attempt=tried, expected=expected, why=why,
         )  # fmt: skip
-        self.desk.ask("turn", incident, record, control=rung.control, owner=owner, override=override)
+        self.desk.ask("turn", incident, record, Target(rung.control, owner, override))
 
     def undo(self, incident: Incident, rung: Rung, phase: Phase) -> None:
         """Expect the setting without the rung's override, write the intent, ask for it."""
@@ -51,14 +59,14 @@ class Site:
             "intent", incident.entry, incident,
             verb="undo", rung=rung.name, control=rung.control, expected=expected,
         )  # fmt: skip
-        self.desk.ask("undo", incident, record, control=rung.control, owner=owner)
+        self.desk.ask("undo", incident, record, Target(rung.control, owner))
 
     def read(self, incident: Incident, phase: Phase) -> None:
         """Ask for the effective value of the current rung's control."""
         rung = incident.acting_rung
         incident.phase = phase
         record = self.desk.record("intent", incident.entry, incident, verb="read", rung=rung.name, control=rung.control)
-        self.desk.ask("read", incident, record, control=rung.control)
+        self.desk.ask("read", incident, record, Target(rung.control))
 
     def note_outcome(self, incident: Incident, verb: str, outcome: Outcome, **more: Setting | bool) -> None:
         """Keep what came of a command."""

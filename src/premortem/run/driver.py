@@ -101,26 +101,26 @@ class Driver:
 
     def _act(self, command: Command) -> Setting | None:
         if command.verb == "ask":
-            answer = self.workload.conditions[command.condition]()
+            answer = self.workload.conditions[command.target.condition]()
             if answer is None:
-                raise _Unknown(f"the condition {command.condition!r} could not be established")
+                raise _Unknown(f"the condition {command.target.condition!r} could not be established")
             return float(answer)
         control = self._control(command)
-        assert command.owner is not None
+        assert command.target.owner is not None
         if command.verb == "undo":
-            control.undo(command.owner)
-        elif command.override is not None:
-            control.turn(command.owner, command.override)
+            control.undo(command.target.owner)
+        elif command.target.override is not None:
+            control.turn(command.target.owner, command.target.override)
         return None
 
     def _control(self, command: Command) -> Control:
-        return self.workload.controls[command.control]
+        return self.workload.controls[command.target.control]
 
     def _call(self, command: Command, act: Callable[[], Setting | None]) -> Outcome:
         """Run it beside the loop with a limit on patience: what hangs is unknown, and its control is left alone."""
-        busy = self._hanging.get(command.control)
+        busy = self._hanging.get(command.target.control)
         if busy is not None and busy.is_alive():
-            return Outcome(None, None, f"an earlier command on {command.control!r} still hangs")
+            return Outcome(None, None, f"an earlier command on {command.target.control!r} still hangs")
         result: list[Outcome] = []
 
         def body() -> None:
@@ -137,7 +137,7 @@ class Driver:
         thread.start()
         thread.join(self._patience_s)
         if not result:
-            self._hanging[command.control] = thread
+            self._hanging[command.target.control] = thread
             return Outcome(None, None, f"no answer within {self._patience_s:g} s")
         return result[0]
 

@@ -28,6 +28,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("step_time", "s", help="seconds from one step to the next"),
     Signal("free_space", "GiB", higher_is_worse=False, help="free space where checkpoints go"),
     Signal("space_factor", "×", higher_is_worse=False, help="free space over the need of the next checkpoint"),
+    Signal("failed_saves", "", help="1 while the last bundle could not be saved, else 0"),
     Signal("filter_strength", "×", help="the factor on the gradient filter's λ"),
 )
 SLOTS = {signal.name: slot for slot, signal in enumerate(SIGNALS)}
@@ -47,6 +48,7 @@ class TrainingWorkload:
         self._extra = {signal.name: len(SIGNALS) + i for i, signal in enumerate(extra)}
         self._notes: dict[int, float] = {}
         self.need_gib = 0.0
+        self.save_failed = False
         self.controls: dict[str, Control] = {
             "learning_rate": stepper.lr_factor,
             "warm_up": stepper.warm_up,
@@ -83,6 +85,7 @@ class TrainingWorkload:
             step_seconds,
             free,
             factor,
+            float(self.save_failed),
             stepper.softening.value if has_filter else None,
         ]
         row.extend(self._notes.get(slot) for slot in self._extra.values())

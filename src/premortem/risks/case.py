@@ -1,0 +1,73 @@
+"""What a risk's ``drill.py`` exports: which real fault, in which real workload, to which bounds.
+
+A drill names its cases in ``CASES``; it runs nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from premortem.core.drill import Bounds
+from premortem.core.workload import Workload
+from premortem.faults.fault import Fault
+from premortem.stages.train.trainable import Trainable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingCase:
+    """A fault in a training run.
+
+    Attributes:
+        build: the seeded run.
+        fault: made for the run and its checkpoint folder; one with ``hand_out`` gets every batch.
+        at: the optimiser step at which the fault comes.
+        lasts: ticks after which the unguarded run is rid of it; guarded it goes when recovery is judged, and at
+            the latest then.
+        options: for ``Guard.training``.
+        folder: makes the folder for checkpoints, where a case needs a special one (a small file system); a
+            fault whose context it is.
+    """
+
+    name: str
+    build: Callable[[int], Trainable]
+    fault: Callable[[Trainable, Path], Fault]
+    at: int
+    lasts: int
+    bounds: Bounds
+    options: Mapping[str, object] = field(default_factory=dict)
+    entries: tuple[str, ...] = ()
+    """Only for these entries; for all that name the risk when empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedCase:
+    """A fault in any workload of one's own, driven a tick at a time.
+
+    Attributes:
+        build: the seeded workload, its tick and its outcome.
+        num_ticks: how long each arm runs.
+    """
+
+    name: str
+    build: Callable[[int], Ticking]
+    fault: Callable[[Ticking], Fault]
+    at: int
+    lasts: int
+    num_ticks: int
+    bounds: Bounds
+    entries: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticking:
+    """A workload that can be advanced by hand."""
+
+    workload: Workload
+    advance: Callable[[int], list[float | None]]
+    outcome: Callable[[], float]
+    subject: object = None
+
+
+Case = TrainingCase | WatchedCase

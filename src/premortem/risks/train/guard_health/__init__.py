@@ -1,0 +1,1 @@
+"""The guard itself is the fault."""

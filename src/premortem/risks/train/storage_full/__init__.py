@@ -1,0 +1,1 @@
+"""The storage for checkpoints fills up."""

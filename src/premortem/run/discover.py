@@ -1,0 +1,82 @@
+"""Finds risks by folder and by entry point: adding one is a new folder, no edit elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import premortem.risks
+from premortem.core.errors import BugError, ConfigError
+from premortem.core.risk import Risk
+from premortem.run.suggest import closest
+
+ENTRY_POINT = "premortem.risks"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRisk:
+    """A risk's folder. ``id`` is the folder's name under its stage: ``train/storage-full``."""
+
+    id: str
+    package: str
+    folder: Path
+
+    def load(self) -> Risk[Any]:
+        """Import its page; it needs neither torch nor numpy."""
+        module = importlib.import_module(f"{self.package}.risk")
+        risk = getattr(module, "RISK", None)
+        if not isinstance(risk, Risk):
+            raise BugError(f"{self.folder}/risk.py: found no RISK, expected RISK = Risk(...)")
+        return risk
+
+    def page(self) -> str:
+        """The docstring of its page."""
+        module = importlib.import_module(f"{self.package}.risk")
+        return (module.__doc__ or "").strip()
+
+    def drill_module(self) -> ModuleType:
+        """Import its drill, with whatever heavy library its workload needs."""
+        return importlib.import_module(f"{self.package}.drill")
+
+    @property
+    def runbook(self) -> Path:
+        """The runbook's file."""
+        return self.folder / "runbook.md"
+
+
+@cache
+def find_risks() -> dict[str, FoundRisk]:
+    """Every risk by id, the box's own first; raises ``BugError`` where two folders claim one id."""
+    found: dict[str, FoundRisk] = {}
+    for package, root in _roots():
+        for page in sorted(root.glob("*/*/risk.py")):
+            stage, name = page.parent.parent.name, page.parent.name
+            risk_id = f"{stage}/{name}".replace("_", "-")
+            if risk_id in found:
+                raise BugError(f"{page.parent}: the risk {risk_id} is already at {found[risk_id].folder}; rename one")
+            found[risk_id] = FoundRisk(risk_id, f"{package}.{stage}.{name}", page.parent)
+    return found
+
+
+def find_risk(risk_id: str, where: str) -> FoundRisk:
+    """One risk; raises ``ConfigError`` with the closest match for an unknown id."""
+    found = find_risks()
+    if risk_id not in found:
+        raise ConfigError(
+            f"{where}: found the unknown risk {risk_id!r}, expected one of {', '.join(sorted(found))}"
+            f"{closest(risk_id, found)}"
+        )
+    return found[risk_id]
+
+
+def _roots() -> list[tuple[str, Path]]:
+    roots = [("premortem.risks", Path(path)) for path in premortem.risks.__path__]
+    for point in entry_points(group=ENTRY_POINT):
+        package = importlib.import_module(point.value)
+        roots.extend((point.value, Path(path)) for path in package.__path__)
+    return roots

@@ -1,0 +1,113 @@
+"""``premortem.Guard``: a register, loaded and bound once, that guards workloads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from premortem.core.signal import Signal
+from premortem.ledger.ledger import Ledger
+from premortem.registers.load import load_register
+from premortem.registers.schema import Entry, RegisterFile
+from premortem.run.bind import bind_ladder, bind_risks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from premortem.run.training import GuardedTraining
+    from premortem.stages.train.guarded.stepper import Average, GradientFilter, Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a training run is guarded.
+
+    Attributes:
+        max_norm: gradients are clipped to this norm; the guard clips, so the loop need not.
+        accumulate: micro-batches an optimiser step.
+        save_every: optimiser steps between bundles; 0 chooses it so that saving stays under 4 % of the time.
+        probation: healthy steps until a bundle is good.
+        keep: how many of the newest bundles are kept beside the good ones.
+        prune_by_hand: leave old bundles to the ladder (a storage risk) instead of pruning at each save.
+        intermediates: patterns, within the folder, of files that may be deleted when space runs out.
+        resume: go on from the newest bundle that verifies, where there is one.
+    """
+
+    max_norm: float = math.inf
+    accumulate: int = 1
+    save_every: int = 0
+    probation: int = 30
+    keep: int = 3
+    prune_by_hand: bool = False
+    intermediates: tuple[str, ...] = ()
+    resume: bool = True
+
+
+@dataclass(slots=True)
+class Guard:
+    """Guards by a register: a file, a built-in's name, or nothing for ``default.yaml``.
+
+    Raises:
+        ConfigError: for a register that does not bind; the message has path, value and closest match.
+    """
+
+    register: str | Path = "default"
+    ledger: Ledger | str | Path | None = None
+    entries: tuple[str, ...] = ()
+    """Only these entries, by id; all active ones when empty."""
+    file: RegisterFile = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.file = load_register(str(self.register))
+        for i, entry in enumerate(self.file.entries):
+            if entry.status == "active":
+                where = f"{self.file.register}: $.entries[{i}]"
+                bind_ladder(entry, bind_risks(entry, where), where)
+
+    @property
+    def active(self) -> tuple[Entry, ...]:
+        """The entries that run."""
+        active = (e for e in self.file.entries if e.status == "active")
+        return tuple(e for e in active if not self.entries or e.id in self.entries)
+
+    def training(  # noqa: PLR0913 - all keyword-only: what moves with the optimiser, by name
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        scheduler: Schedule | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        ema: Average | None = None,
+        gradient_filter: GradientFilter | None = None,
+        state: Mapping[str, object] | None = None,
+        checkpoints: str | Path | None = None,
+        signals: tuple[Signal, ...] = (),
+        options: Options | None = None,
+        **overrides: float | int | bool,
+    ) -> GuardedTraining:
+        """Guard a training run; use the result as a context manager.
+
+        Args:
+            model: any torch model.
+            optimizer: any torch optimiser; LBFGS needs the second form, ``run.step(loss_fn, batch)``.
+            scheduler, ema: stepped, updated by the run after each applied step and never on a skip.
+            scaler: a gradient scaler, stepped through.
+            gradient_filter: applied between the finite check and clipping.
+            state: whatever else must roll back, by name; each with ``state_dict`` and ``load_state_dict``.
+            checkpoints: a folder for bundles; without it there is nothing to restore, and the report says so.
+            signals: the user's own, measured by ``run.note(name, value)``.
+            options: see :class:`Options`; single ones may be given by keyword.
+        """
+        # torch takes seconds to import: only where something is trained
+        from premortem.run.training import GuardedTraining, Subject
+        from premortem.stages.train.guarded.stepper import Companions
+
+        chosen = options or Options(**overrides)  # type: ignore[arg-type]
+        with_ = Companions(scheduler, scaler, ema, gradient_filter)
+        folder = None if checkpoints is None else Path(checkpoints)
+        subject = Subject(model, optimizer, with_, dict(state or {}), folder, signals)
+        return GuardedTraining(self, subject, chosen)

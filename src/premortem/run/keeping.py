@@ -1,0 +1,190 @@
+"""What a training run keeps: when a bundle is saved, which one is good, how one comes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from premortem.core.engine import Engine
+from premortem.core.errors import StageError
+from premortem.stages.train.checkpoint import Bundle, Shelf, load_bundle
+from premortem.stages.train.guarded.parts import Parts, put_back_random_streams, random_streams
+from premortem.stages.train.guarded.requests import Request, Restore
+from premortem.stages.train.guarded.workload import GIB
+from premortem.stages.train.position import PositionedBatches
+
+if TYPE_CHECKING:
+    from premortem.run.guard import Options
+
+_SHARE = 0.04
+"""Of training time, at most, for saving."""
+_FEWEST = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Where a resumed run stands."""
+
+    path: str
+    position: Any
+    ticks: int
+
+
+class Keeping:
+    """The bundles of one run. Without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, options: Options, model: nn.Module, parts: Parts) -> None:
+        self._folder = folder
+        self._options = options
+        self._model = model
+        self._parts = parts
+        self._shelf: Shelf | None = None
+        self._engine: Engine | None = None
+        self.position: PositionedBatches[Any] | None = None
+        self.step = 0
+        self.rejected: tuple[str, ...] = ()
+        self.need_gib = 0.0
+        self._step_of: dict[int, int] = {}
+        self._since_save = 0
+        self._save_s = 0.0
+        self._step_s = 0.0
+        self._saved_s = 0.0
+
+    def open(self, engine: Engine) -> None:
+        """Take the folder; raises ``ConfigError`` when another run has it."""
+        self._engine = engine
+        if self._folder is not None:
+            self._shelf = Shelf(self._folder, keep=self._options.keep)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._shelf is not None:
+            self._shelf.close()
+
+    @property
+    def shelf(self) -> Shelf:
+        """The folder's shelf; raises ``StageError`` where there is none."""
+        if self._shelf is None:
+            raise StageError("no folder for checkpoints: nothing can be saved or restored; give checkpoints='ckpt/'")
+        return self._shelf
+
+    def stepped(self, *, applied: bool, seconds: float | None) -> None:
+        """Count a step."""
+        self.step += applied
+        self._since_save += 1
+        if seconds is not None:
+            self._step_s = seconds if self._step_s == 0.0 else 0.95 * self._step_s + 0.05 * seconds
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save: every ``save_every`` steps, or so often that saving stays cheap."""
+        if self._shelf is None:
+            return False
+        every = self._options.save_every
+        if every <= 0:
+            cost = self._save_s / max(self._step_s, 1e-6)
+            every = max(_FEWEST, math.ceil(cost / _SHARE))
+        return self._since_save >= every
+
+    def save(self, tick: int, engine: Engine) -> None:
+        """Write a bundle of this moment; raises ``StageError`` when the disk does not take it."""
+        self._since_save = 0
+        began = time.monotonic()
+        extra = {
+            "random": random_streams(),
+            "detectors": engine.observer.state(),
+            "counters": {"step": self.step, "ticks": tick},
+            "position": None if self.position is None else dict(self.position.state_dict()),
+        }
+        bundle = self.shelf.save(self.step, {**self._parts.gather(), **extra})
+        self.need_gib = sum(f.stat().st_size for f in bundle.path.iterdir()) / GIB
+        self._step_of[tick] = self.step
+        self._save_s = time.monotonic() - began
+        self._saved_s += self._save_s
+        if not self._options.prune_by_hand:
+            self.shelf.prune()
+
+    def mark_good(self, tick: int) -> None:
+        """The bundle saved at this tick earned its mark; its baseline is kept with it."""
+        assert self._engine is not None
+        bands = self._engine.baseline.bands
+        self.shelf.mark_good(self._step_of[tick], {name: band.location for name, band in bands.items()})
+
+    def restore_control(self, on_restored: Callable[[], None]) -> Request:
+        """The control that brings the last good bundle back."""
+
+        def load_good() -> dict[str, object]:
+            good = self._good()
+            parts = self._load(good.path)
+            self.shelf.abandon(good.step, "restored to the last good bundle")
+            on_restored()
+            return parts
+
+        return Restore(self._model, load_good).control
+
+    def prune_control(self) -> Request:
+        """The control that deletes what nothing points to, down to the newest ``keep``: ``"keep 3"``."""
+        left: list[int] = []
+
+        def prune(request: str) -> None:
+            left.clear()
+            shelf, usual = self.shelf, self.shelf.keep
+            shelf.keep = int(request.split()[1])
+            try:
+                deleted = shelf.prune()
+            finally:
+                shelf.keep = usual
+            if not deleted:
+                raise StageError("nothing can be deleted: every bundle is good, protected or among the newest")
+            left.append(len(shelf.bundles()))
+
+        return Request(prune, lambda: bool(left) and len(self.shelf.bundles()) <= left[0])
+
+    def intermediates_control(self) -> Request:
+        """The control that deletes what the run's owner named as intermediate."""
+
+        def delete(request: str) -> None:
+            if not any(True for _ in self._intermediates()):
+                raise StageError(f"nothing matches {', '.join(self._options.intermediates)}: nothing to delete")
+            for path in self._intermediates():
+                path.unlink()
+
+        return Request(delete, lambda: not any(True for _ in self._intermediates()))
+
+    def _intermediates(self) -> Iterator[Path]:
+        assert self._folder is not None
+        for pattern in self._options.intermediates:
+            yield from (p for p in self._folder.glob(pattern) if p.is_file() and not p.name.startswith("ledger"))
+
+    def resume(self, engine: Engine) -> Loaded | None:
+        """Go on from the newest bundle that verifies; ``None`` where there is none."""
+        if self._shelf is None:
+            return None
+        search = self._shelf.find_loadable()
+        self.rejected = tuple(rejected.why for rejected in search.rejected)
+        if search.bundle is None:
+            return None
+        parts = self._load(search.bundle.path)
+        put_back_random_streams(parts["random"])
+        return Loaded(str(search.bundle.path), parts["position"], parts["counters"]["ticks"])
+
+    def _good(self) -> Bundle:
+        good = self.shelf.last_good()
+        if good is None:
+            raise StageError("no bundle has earned its good mark yet: there is nothing healthy to restore")
+        return good
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Verify everything first, then put everything back."""
+        parts: dict[str, Any] = load_bundle(path)
+        self._parts.put_back(parts)
+        self.step = parts["counters"]["step"]
+        assert self._engine is not None
+        self._engine.observer.load(parts["detectors"])
+        return parts
