@@ -35,9 +35,7 @@ class RatioToBaseline:
         bounds = [b for b in (yellow, red, critical) if not isnan(b)]
         require(bool(bounds), "RatioToBaseline", "no bound", "at least one of yellow, red, critical")
         require(bounds == sorted(bounds), "RatioToBaseline", self.params, "yellow <= red <= critical")
-        self._yellow, self._red, self._critical = (
-            inf if isnan(b) else float(b) for b in (yellow, red, critical)
-        )
+        self._yellow, self._red, self._critical = (inf if isnan(b) else float(b) for b in (yellow, red, critical))
         self.baseline = nan
         if not isnan(baseline):
             self.rebase(baseline)

@@ -26,9 +26,7 @@ class RatioToBest:
 
     __slots__ = (*_FIELDS, "_block", "_factor", "_floor", "_warm_up", "minima", "params")
 
-    def __init__(
-        self, *, factor: float = 10.0, window: float = 100, floor: float = 1e-3, warm_up: float = 10
-    ) -> None:
+    def __init__(self, *, factor: float = 10.0, window: float = 100, floor: float = 1e-3, warm_up: float = 10) -> None:
         """``warm_up``: values before the first assessment."""
         self.params = {"factor": factor, "window": window, "floor": floor, "warm_up": warm_up}
         require(factor > 1.0, "RatioToBest.factor", factor, "more than 1")

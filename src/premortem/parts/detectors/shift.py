@@ -53,12 +53,12 @@ class Shift:
         *,
         fast_drift: float = 1.25,
         fast_bound: float = 7.5,
-        slow_drift: float = 0.4,
-        slow_bound: float = 14.0,
-        floor: float = 0.004,
+        slow_drift: float = 0.45,
+        slow_bound: float = 11.0,
+        floor: float = 0.02,
         warm_up: float = 96,
     ) -> None:
-        """Drifts and bounds in widths; ``floor``: the least width in log units (0.004: 0.4 %); ``warm_up`` in values."""
+        """Drifts and bounds in widths; ``floor``: the least width in log units (0.02: 2 %); ``warm_up`` in values."""
         self.params: dict[str, float] = {
             "fast_drift": fast_drift, "fast_bound": fast_bound, "slow_drift": slow_drift,
             "slow_bound": slow_bound, "floor": floor, "warm_up": warm_up,
@@ -73,8 +73,8 @@ class Shift:
         self._slow_drift, self._slow_bound = float(slow_drift), float(slow_bound)
         self._fast_hold, self._slow_hold = 0.5 * self._fast_bound, 0.5 * self._slow_bound
         self._floor, self._warm_up = float(floor), float(warm_up)
-        for field in _FIELDS:
-            setattr(self, field, 0.0)
+        self.count = self.last = self.scale = self.wander = self.reference = 0.0
+        self.fast = self.slow = self.calm = self.red = self.block_sum = self.block_count = 0.0
         self.width = self._floor
         self.means: list[float] = []
 
@@ -149,9 +149,7 @@ class Shift:
         self.block_sum = self.block_count = 0.0
         means = self.means
         if means:
-            rise = max(0.0, mean - means[-1])
-            if self.count >= self._warm_up:
-                rise = min(rise, 2.0 * self.width)
+            rise = min(max(0.0, mean - means[-1]), 2.0 * self.width)
             self.wander += _WANDER_MEMORY * (_WANDER_TO_SIGMA * rise - self.wander)
         means.append(mean)
         if len(means) > _BLOCKS:

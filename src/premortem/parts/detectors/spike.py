@@ -30,9 +30,7 @@ class Spike:
 
     __slots__ = (*_FIELDS, "_floor", "_red", "_warm_up", "_yellow", "params")
 
-    def __init__(
-        self, *, yellow: float = 12.0, red: float = inf, floor: float = 0.01, warm_up: float = 32
-    ) -> None:
+    def __init__(self, *, yellow: float = 12.0, red: float = inf, floor: float = 0.01, warm_up: float = 32) -> None:
         """``yellow``, ``red`` in widths; ``floor``: the least width in log units; ``warm_up`` in values.
 
         An infinite or NaN ``red`` leaves that level out.
