@@ -107,16 +107,16 @@ def test_start_states_are_buffers_that_no_optimizer_moves() -> None:
 def reference_one_step_gradient(model: HRM, carry: Carry) -> Tensor:
     """Token logits with the graph cut by hand before the last L and H update."""
     x = model.embedding(carry.inputs)
-    z_H, z_L = carry.z_H, carry.z_L
+    z_high, z_low = carry.z_high, carry.z_low
     updates = [(cycle, step) for cycle in range(model.config.cycles) for step in range(model.config.steps_per_cycle)]
     for cycle, step in updates:
         is_last = (cycle, step) == updates[-1]
-        z_L = model.low(z_L, z_H + x, model.rotary)
-        z_L = z_L if is_last else z_L.detach()
+        z_low = model.low(z_low, z_high + x, model.rotary)
+        z_low = z_low if is_last else z_low.detach()
         if step == model.config.steps_per_cycle - 1:
-            z_H = model.high(z_H, z_L, model.rotary)
-            z_H = z_H if is_last else z_H.detach()
-    return model.token_head(z_H)[:, 1:]
+            z_high = model.high(z_high, z_low, model.rotary)
+            z_high = z_high if is_last else z_high.detach()
+    return model.token_head(z_high)[:, 1:]
 
 
 @pytest.mark.parametrize(("cycles", "steps_per_cycle"), [(1, 1), (2, 2), (3, 2)])
@@ -130,7 +130,7 @@ def test_gradient_flows_through_the_last_update_of_each_module_only(stream, cycl
         module.register_forward_hook(
             lambda _module, _inputs, output, name=name: uses.__setitem__(name, uses[name] + output.requires_grad)
         )
-    segment = model.segment(carry.z_H, carry.z_L, carry.inputs)
+    segment = model.segment(carry.z_high, carry.z_low, carry.inputs)
     assert uses == {"high": 1, "low": 1}
     found = torch.autograd.grad(segment.logits.square().sum(), list(model.low.parameters()))
     expected_logits = reference_one_step_gradient(model, carry)
@@ -144,14 +144,15 @@ def test_full_backpropagation_would_give_another_gradient(stream) -> None:
     batch = batch_at(stream, 0)
     carry = model.admit(model.initial_carry(batch), batch)
     one_step = torch.autograd.grad(
-        model.segment(carry.z_H, carry.z_L, carry.inputs).logits.square().sum(), model.low.blocks[0].mlp.down.weight
+        model.segment(carry.z_high, carry.z_low, carry.inputs).logits.square().sum(),
+        model.low.blocks[0].mlp.down.weight,
     )[0]
-    x, z_H, z_L = model.embedding(carry.inputs), carry.z_H, carry.z_L
+    x, z_high, z_low = model.embedding(carry.inputs), carry.z_high, carry.z_low
     for _ in range(TINY.cycles):
         for _ in range(TINY.steps_per_cycle):
-            z_L = model.low(z_L, z_H + x, model.rotary)
-        z_H = model.high(z_H, z_L, model.rotary)
-    full = torch.autograd.grad(model.token_head(z_H)[:, 1:].square().sum(), model.low.blocks[0].mlp.down.weight)[0]
+            z_low = model.low(z_low, z_high + x, model.rotary)
+        z_high = model.high(z_high, z_low, model.rotary)
+    full = torch.autograd.grad(model.token_head(z_high)[:, 1:].square().sum(), model.low.blocks[0].mlp.down.weight)[0]
     assert not torch.allclose(one_step, full)
 
 
@@ -180,8 +181,8 @@ def test_a_halted_slot_takes_a_new_puzzle_and_others_keep_theirs(stream) -> None
     after = model.admit(replace(carry, halted=halted), second)
     assert torch.equal(after.inputs[3], second["inputs"][3])
     assert torch.equal(after.inputs[4], first["inputs"][4])
-    assert torch.equal(after.z_H[3], model.high_start.expand(17, -1))
-    assert torch.equal(after.z_H[4], carry.z_H[4])
+    assert torch.equal(after.z_high[3], model.high_start.expand(17, -1))
+    assert torch.equal(after.z_high[4], carry.z_high[4])
     assert (after.steps[3], after.steps[4]) == (0, 1)
 
 
@@ -233,7 +234,7 @@ def test_the_target_of_going_on_comes_from_the_next_segment(stream) -> None:
     torch.nn.init.zeros_(model.q_head.bias)
     batch = batch_at(stream, 0)
     carry, _ = model(model.initial_carry(batch), batch)
-    following = model.segment(carry.z_H, carry.z_L, carry.inputs)
+    following = model.segment(carry.z_high, carry.z_low, carry.inputs)
     best = torch.sigmoid(torch.maximum(following.q_halt, following.q_continue))
     assert torch.equal(model.continue_target(carry), best)
     at_end = replace(carry, steps=torch.full_like(carry.steps, 4))
@@ -381,10 +382,10 @@ def test_evaluation_counts_solved_puzzles_and_restores_the_mode(stream) -> None:
     model = tiny_model().train()
     batch = batch_at(stream, 0)
     carry = model.admit(model.initial_carry(batch), batch)
-    z_H, z_L = carry.z_H, carry.z_L
+    z_high, z_low = carry.z_high, carry.z_low
     for _ in range(4):
-        segment = model.segment(z_H, z_L, batch["inputs"])
-        z_H, z_L = segment.z_H, segment.z_L
+        segment = model.segment(z_high, z_low, batch["inputs"])
+        z_high, z_low = segment.z_high, segment.z_low
     answers = segment.logits.argmax(-1).detach()
     labels = answers.clone()
     labels[8:, 0] = (labels[8:, 0] + 1) % 5
@@ -404,7 +405,7 @@ def test_evaluation_counts_solved_puzzles_and_restores_the_mode(stream) -> None:
         (lambda: replace(TINY, num_heads=3), "over 3 heads"),
         (lambda: replace(TINY, cycles=0), "cycles is 0"),
         (lambda: sudoku_config(5), "expected one of"),
-        (lambda: Carry.from_state_dict({"z_H": torch.zeros(1)}), "carry state with"),
+        (lambda: Carry.from_state_dict({"z_high": torch.zeros(1)}), "carry state with"),
         (lambda: evaluate(tiny_model(), {"inputs": torch.zeros(0, 16), "labels": torch.zeros(0, 16)}), "at least 1"),
     ],
 )

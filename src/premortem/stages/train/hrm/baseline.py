@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from premortem.stages.train.hrm.carry import Batch
 from premortem.stages.train.hrm.config import HRMConfig
 from premortem.stages.train.hrm.layers import Block, Embedding, Linear, Rotary
-from premortem.stages.train.hrm.loss import token_losses
+from premortem.stages.train.hrm.loss import correctness, token_losses
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares in 0..1 over all puzzles: every cell right, and right cells (clues included)."""
+
+    exact: float
+    cells: float
 
 
 class PlainTransformer(nn.Module):
@@ -37,6 +47,12 @@ class PlainTransformer(nn.Module):
         """Mean token cross-entropy, the same as HRM's."""
         return token_losses(self(batch["inputs"]), batch["labels"], self.config.loss).mean()
 
+    @torch.no_grad()
+    def score(self, puzzles: Batch) -> Score:
+        """How many puzzles one pass solves."""
+        cells, solved = correctness(self(puzzles["inputs"]), puzzles["labels"])
+        return Score(solved.float().mean().item(), cells.mean().item())
+
 
 def nearest_solutions(train: Batch, inputs_BC: Tensor) -> Tensor:
     """For each puzzle the solution of the training puzzle that agrees with it in the most cells, blanks included.
@@ -45,3 +61,9 @@ def nearest_solutions(train: Batch, inputs_BC: Tensor) -> Tensor:
     """
     rows = [(train["inputs"] == puzzle).sum(1).argmax() for puzzle in inputs_BC]
     return train["labels"][torch.stack(rows)]
+
+
+def lookup_score(train: Batch, puzzles: Batch) -> Score:
+    """What :func:`nearest_solutions` gets right."""
+    right = nearest_solutions(train, puzzles["inputs"]) == puzzles["labels"]
+    return Score(right.all(1).float().mean().item(), right.float().mean().item())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from premortem.core.errors import ConfigError
@@ -16,13 +18,21 @@ IGNORED = -100
 """A label that counts neither for the loss nor for accuracy."""
 
 
+def to_batch(inputs: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device | str = "cpu") -> Batch:
+    """Two (B, C) arrays of tokens as a batch on ``device``."""
+    return {
+        "inputs": torch.from_numpy(inputs).to(device),
+        "labels": torch.from_numpy(labels).to(device),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Carry:
     """One row per slot of the batch, every tensor detached. Saving all of it resumes training bit for bit."""
 
-    z_H: Tensor
+    z_high: Tensor
     """(B, S, D) state of the slow module."""
-    z_L: Tensor
+    z_low: Tensor
     """(B, S, D) state of the fast module."""
     steps: Tensor
     """(B,) int64: segments run on the present puzzle."""

@@ -58,13 +58,13 @@ def _solve(model: HRM, inputs: Tensor, labels: Tensor) -> Tensor:
     """One row per puzzle with the columns of :class:`Evaluation`, in its order."""
     limit = model.halting.max_segments
     carry = model.admit(model.initial_carry({"inputs": inputs, "labels": labels}), {"inputs": inputs, "labels": labels})
-    z_H, z_L = carry.z_H, carry.z_L
+    z_high, z_low = carry.z_high, carry.z_low
     halt_step = torch.full((len(inputs),), limit, device=inputs.device)
     running = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
     at_halt = torch.zeros_like(running)
     for step in range(1, limit + 1):
-        segment = model.segment(z_H, z_L, inputs)
-        z_H, z_L = segment.z_H, segment.z_L
+        segment = model.segment(z_high, z_low, inputs)
+        z_high, z_low = segment.z_high, segment.z_low
         cells, solved = correctness(segment.logits, labels)
         stops = running & model.wants_halt(segment)
         halt_step = torch.where(stops, step, halt_step)

@@ -6,8 +6,8 @@ Legend: B puzzles, S tokens, D channels, H heads, K channels a head, F inner wid
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from premortem.stages.train.hrm.config import HRMConfig
 
@@ -30,7 +30,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., fan_in) to (..., fan_out)."""
-        return F.linear(x, self.weight)
+        return functional.linear(x, self.weight)
 
 
 class Rotary(nn.Module):
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         q_BHSK, k_BHSK, v_BHSK = heads.permute(2, 0, 3, 1, 4).unbind(0)
         if rotary is not None:
             q_BHSK, k_BHSK = rotary(q_BHSK), rotary(k_BHSK)
-        mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
+        mixed_BHSK = functional.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK)
         out: Tensor = self.out(mixed_BHSK.transpose(1, 2).reshape(batch, length, channels))
         return out
 
@@ -85,7 +85,7 @@ class SwiGLU(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         """(B, S, D) to (B, S, D)."""
         gate, up = self.gate_up(x_BSD).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
+        out: Tensor = self.down(functional.silu(gate) * up)
         return out
 
 
@@ -101,8 +101,8 @@ class Block(nn.Module):
     def forward(self, x_BSD: Tensor, rotary: Rotary | None) -> Tensor:
         """(B, S, D) to (B, S, D)."""
         width = (x_BSD.shape[-1],)
-        x_BSD = F.rms_norm(x_BSD + self.attention(x_BSD, rotary), width, eps=self.eps)
-        return F.rms_norm(x_BSD + self.mlp(x_BSD), width, eps=self.eps)
+        x_BSD = functional.rms_norm(x_BSD + self.attention(x_BSD, rotary), width, eps=self.eps)
+        return functional.rms_norm(x_BSD + self.mlp(x_BSD), width, eps=self.eps)
 
 
 class Embedding(nn.Module):
@@ -117,15 +117,16 @@ class Embedding(nn.Module):
         self.scale = config.hidden_size**0.5
         self.tokens = nn.Parameter(truncated_normal((config.vocab_size, config.hidden_size), std))
         self.prefix = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.register_parameter("positions", None)
+        self.positions: nn.Parameter | None = None
         if config.positions == "learned":
             shape = (config.seq_len + 1, config.hidden_size)
             self.positions = nn.Parameter(truncated_normal(shape, std))
 
     def forward(self, inputs_BC: Tensor) -> Tensor:
         """Token numbers (B, C) to (B, C + 1, D)."""
-        x_BCD = F.embedding(inputs_BC, self.tokens)
+        x_BCD = functional.embedding(inputs_BC, self.tokens)
         x_BSD = torch.cat((self.prefix.expand(len(x_BCD), -1, -1), x_BCD), dim=1)
         if self.positions is not None:
             x_BSD = (x_BSD + self.positions) * 0.5**0.5
-        return x_BSD * self.scale
+        scaled: Tensor = x_BSD * self.scale
+        return scaled

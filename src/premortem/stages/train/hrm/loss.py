@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from premortem.stages.train.hrm.carry import IGNORED, Batch, Carry
 from premortem.stages.train.hrm.config import HRMConfig
@@ -35,7 +35,7 @@ def token_losses(logits_BCV: Tensor, labels_BC: Tensor, kind: str) -> Tensor:
     if kind == "stablemax":
         logs = stablemax_log_probabilities(logits_BCV)
     else:
-        logs = F.log_softmax(logits_BCV.float(), dim=-1)
+        logs = functional.log_softmax(logits_BCV.float(), dim=-1)
     picked = -logs.gather(-1, target.unsqueeze(-1)).squeeze(-1)
     losses = torch.where(counted, picked, 0.0).sum(-1) / counted.sum(-1).clamp_min(1)
     return losses.float()
@@ -58,13 +58,13 @@ def act_loss(model: HRM, carry: Carry, batch: Batch) -> tuple[Carry, Tensor, Met
     after, segment = model(carry, batch)
     token = token_losses(segment.logits, after.labels, model.config.loss).mean()
     cells, solved = correctness(segment.logits, after.labels)
-    q_halt = F.binary_cross_entropy_with_logits(segment.q_halt, solved.float())
+    q_halt = functional.binary_cross_entropy_with_logits(segment.q_halt, solved.float())
     loss = token + 0.5 * q_halt
     metrics = _metrics(model.config, after, segment, cells, solved)
     metrics |= {"token_loss": token.detach(), "q_halt_loss": q_halt.detach()}
     if model.training and model.halting.max_segments > 1:
         target = model.continue_target(after)
-        q_continue = F.binary_cross_entropy_with_logits(segment.q_continue, target)
+        q_continue = functional.binary_cross_entropy_with_logits(segment.q_continue, target)
         loss = loss + 0.5 * q_continue
         metrics["q_continue_loss"] = q_continue.detach()
     metrics["loss"] = loss.detach()

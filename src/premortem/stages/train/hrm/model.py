@@ -26,8 +26,8 @@ _Q_BIAS = -5.0
 class Segment:
     """What one segment gives; logits carry the one-step gradient, states are detached."""
 
-    z_H: Tensor
-    z_L: Tensor
+    z_high: Tensor
+    z_low: Tensor
     logits: Tensor
     """(B, C, V) token logits."""
     q_halt: Tensor
@@ -87,8 +87,8 @@ class HRM(nn.Module):
         shape = (count, self.config.seq_len + 1, self.config.hidden_size)
         zeros = torch.zeros(count, dtype=torch.int64, device=device)
         return Carry(
-            z_H=self.high_start.expand(shape).clone(),
-            z_L=self.low_start.expand(shape).clone(),
+            z_high=self.high_start.expand(shape).clone(),
+            z_low=self.low_start.expand(shape).clone(),
             steps=zeros,
             min_steps=zeros.clone(),
             halted=torch.ones(count, dtype=torch.bool, device=device),
@@ -96,19 +96,19 @@ class HRM(nn.Module):
             labels=torch.zeros_like(batch["labels"]),
         )
 
-    def segment(self, z_H: Tensor, z_L: Tensor, inputs_BC: Tensor) -> Segment:
+    def segment(self, z_high: Tensor, z_low: Tensor, inputs_BC: Tensor) -> Segment:
         """Run N cycles of T steps from the given states; gradients flow through the last L and H update only."""
         x_BSD = self.embedding(inputs_BC)
         last = self.config.cycles * self.config.steps_per_cycle
         with torch.no_grad():
             for step in range(1, last):
-                z_L = self.low(z_L, z_H + x_BSD, self.rotary)
+                z_low = self.low(z_low, z_high + x_BSD, self.rotary)
                 if step % self.config.steps_per_cycle == 0:
-                    z_H = self.high(z_H, z_L, self.rotary)
-        z_L = self.low(z_L, z_H + x_BSD, self.rotary)
-        z_H = self.high(z_H, z_L, self.rotary)
-        q_B2 = self.q_head(z_H[:, 0]).float()
-        return Segment(z_H.detach(), z_L.detach(), self.token_head(z_H)[:, 1:], q_B2[:, 0], q_B2[:, 1])
+                    z_high = self.high(z_high, z_low, self.rotary)
+        z_low = self.low(z_low, z_high + x_BSD, self.rotary)
+        z_high = self.high(z_high, z_low, self.rotary)
+        q_B2 = self.q_head(z_high[:, 0]).float()
+        return Segment(z_high.detach(), z_low.detach(), self.token_head(z_high)[:, 1:], q_B2[:, 0], q_B2[:, 1])
 
     def admit(self, carry: Carry, batch: Batch) -> Carry:
         """Give every halted slot its puzzle from ``batch``, fresh states and a new exploration draw.
@@ -123,8 +123,8 @@ class HRM(nn.Module):
         new, row = carry.halted, carry.halted[:, None]
         state = carry.halted[:, None, None]
         return Carry(
-            z_H=torch.where(state, self.high_start, carry.z_H),
-            z_L=torch.where(state, self.low_start, carry.z_L),
+            z_high=torch.where(state, self.high_start, carry.z_high),
+            z_low=torch.where(state, self.low_start, carry.z_low),
             steps=torch.where(new, 0, carry.steps),
             min_steps=torch.where(new, self._explore(carry.steps), carry.min_steps),
             halted=torch.zeros_like(new),
@@ -146,11 +146,11 @@ class HRM(nn.Module):
     def forward(self, carry: Carry, batch: Batch) -> tuple[Carry, Segment]:
         """One segment for every slot: admit new puzzles, reason, decide who halts."""
         carry = self.admit(carry, batch)
-        segment = self.segment(carry.z_H, carry.z_L, carry.inputs)
+        segment = self.segment(carry.z_high, carry.z_low, carry.inputs)
         steps = carry.steps + 1
         chosen = self.wants_halt(segment) & (steps >= carry.min_steps)
         halted = chosen | (steps >= self.halting.max_segments)
-        after = Carry(segment.z_H, segment.z_L, steps, carry.min_steps, halted, carry.inputs, carry.labels)
+        after = Carry(segment.z_high, segment.z_low, steps, carry.min_steps, halted, carry.inputs, carry.labels)
         return after, segment
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class HRM(nn.Module):
 
         At the last segment only halting is left, so the target is the next ``q_halt`` alone.
         """
-        following = self.segment(carry.z_H, carry.z_L, carry.inputs)
+        following = self.segment(carry.z_high, carry.z_low, carry.inputs)
         best = torch.maximum(following.q_halt, following.q_continue)
         last = carry.steps >= self.halting.max_segments
         return torch.sigmoid(torch.where(last, following.q_halt, best))

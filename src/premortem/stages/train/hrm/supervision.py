@@ -47,7 +47,7 @@ class DeepSupervision:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go back to a saved carry, on the device where this run's carry lies; staged segments are dropped."""
-        self.carry = Carry.from_state_dict(state).to(self.carry.z_H.device)
+        self.carry = Carry.from_state_dict(state).to(self.carry.z_high.device)
         self.discard()
 
 
