@@ -10,6 +10,6 @@ from premortem.stages.train.checkpoint.manifest import Bundle as Bundle
 from premortem.stages.train.checkpoint.manifest import Manifest as Manifest
 from premortem.stages.train.checkpoint.save import Captured as Captured
 from premortem.stages.train.checkpoint.save import save_bundle as save_bundle
-from premortem.stages.train.checkpoint.shelf import Rejected as Rejected
-from premortem.stages.train.checkpoint.shelf import Search as Search
+from premortem.stages.train.checkpoint.search import Rejected as Rejected
+from premortem.stages.train.checkpoint.search import Search as Search
 from premortem.stages.train.checkpoint.shelf import Shelf as Shelf

@@ -6,7 +6,9 @@ again, so nothing can change between the check and the use.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,12 +29,13 @@ from premortem.stages.train.checkpoint.manifest import (
     fingerprint,
     header_hash,
     tensor_context,
-    tensor_hash,
 )
 from premortem.stages.train.checkpoint.sealed import read_sealed
 from premortem.stages.train.checkpoint.tensors import DTYPES, Bytes, count_nonfinite, from_bytes
 from premortem.stages.train.checkpoint.tree import Plain, pack, unpack
 
+# A multiple of every dtype's width, and small enough to stay in the cache between read and hash.
+_CHUNK = 1 << 20
 _ELSE = "use another bundle"
 
 
@@ -118,8 +121,7 @@ def check_parts(path: Path, manifest: Manifest, *, from_disk: bool = False) -> N
     for part in manifest.parts:
         with _Part(path, manifest, part, from_disk=from_disk) as reader:
             reader.tree()
-            for _ in reader.tensors():
-                pass
+            reader.scan()
 
 
 def _names(path: Path) -> set[str]:
@@ -133,7 +135,8 @@ def _check_cover(path: Path, part: PartRecord) -> None:
     """Header and tensors must tile the file: a byte outside every hash could change unseen."""
     end = part.header
     for record in part.tensors:
-        if record.start != end or record.size < 0 or record.dtype not in DTYPES:
+        dtype = DTYPES.get(record.dtype)
+        if dtype is None or (record.start, record.size) != (end, math.prod(record.shape) * dtype.itemsize):
             raise StageError(f"{path / part.file}: tensor {record.name!r} has a record that cannot be; {_ELSE}")
         end += record.size
     if end != part.size:
@@ -198,42 +201,64 @@ class _Part:
 
     def tree(self) -> Plain:
         """The verified plain tree out of the header."""
-        raw = self._read(self._part.header, "header").tobytes()
-        owner = self._manifest
+        data = np.empty(self._part.header, np.uint8)
+        self._fill(data, "header")
+        raw, owner = data.tobytes(), self._manifest
         if header_hash(owner.bundle, owner.step, self._part.name, raw) != self._part.header_sha256:
             raise StageError(f"{self._file}: {_header_fault(raw, owner)}; {_ELSE}")
-        tree: Plain = json.loads(json.loads(raw[8:])["__metadata__"]["tree"])
+        said = json.loads(raw[8:])["__metadata__"]
+        names = [part.name for part in owner.parts]
+        if said["parts"].split() != names:
+            raise StageError(f"{self._file}: was saved beside {said['parts']!r}, expected {names}; {_ELSE}")
+        tree: Plain = json.loads(said["tree"])
         return tree
 
     def tensors(self) -> Iterator[tuple[TensorRecord, torch.Tensor]]:
         """The verified tensors in the file's order."""
-        owner = self._manifest
         for record in self._part.tensors:
-            data = self._read(record.size, f"tensor {record.name!r}")
-            form = (record.name, record.dtype, record.shape)
-            context = tensor_context(owner.bundle, owner.step, self._part.name, form)
-            if tensor_hash(context, data) != record.sha256:
-                raise StageError(
-                    f"{self._file}: tensor {record.name!r} does not match its hash for step {owner.step}, expected "
-                    f"{record.sha256[:12]}…; its bytes were changed: {_ELSE}"
-                )
+            data = np.empty(record.size, np.uint8)
+            self._fill(data, f"tensor {record.name!r}")
+            digest = hashlib.sha256(self._context(record))
+            digest.update(data.data)
             tensor = from_bytes(data, DTYPES[record.dtype], record.shape)
-            if count_nonfinite(tensor) != record.nonfinite:
-                raise StageError(f"{self._file}: tensor {record.name!r} denies its values are not finite; {_ELSE}")
+            self._judge(record, digest.hexdigest(), count_nonfinite(tensor))
             yield record, tensor
 
-    def _read(self, size: int, what: str) -> Bytes:
-        data = np.empty(size, np.uint8)
+    def scan(self) -> None:
+        """Check every tensor through one small buffer, keeping none."""
+        buffer = np.empty(min(_CHUNK, max((record.size for record in self._part.tensors), default=0)), np.uint8)
+        for record in self._part.tensors:
+            digest, nonfinite = hashlib.sha256(self._context(record)), 0
+            for start in range(0, record.size, _CHUNK):
+                data = buffer[: min(_CHUNK, record.size - start)]
+                self._fill(data, f"tensor {record.name!r}")
+                digest.update(data.data)
+                nonfinite += count_nonfinite(from_bytes(data, DTYPES[record.dtype], (-1,)))
+            self._judge(record, digest.hexdigest(), nonfinite)
+
+    def _context(self, record: TensorRecord) -> bytes:
+        form = (record.name, record.dtype, record.shape)
+        return tensor_context(self._manifest.bundle, self._manifest.step, self._part.name, form)
+
+    def _judge(self, record: TensorRecord, sha256: str, nonfinite: int) -> None:
+        if sha256 != record.sha256:
+            raise StageError(
+                f"{self._file}: tensor {record.name!r} does not match its hash for step {self._manifest.step}, "
+                f"expected {record.sha256[:12]}…; its bytes were changed: {_ELSE}"
+            )
+        if nonfinite != record.nonfinite:
+            raise StageError(f"{self._file}: tensor {record.name!r} denies its values are not finite; {_ELSE}")
+
+    def _fill(self, data: Bytes, what: str) -> None:
         view, done = data.data, 0
-        while done < size:
+        while done < data.nbytes:
             try:
                 got = os.readv(self._descriptor, [view[done:]])
             except OSError as error:
                 raise StageError(f"{self._file}: {what} cannot be read ({error.strerror}); {_ELSE}") from error
             if not got:
-                raise StageError(f"{self._file}: ends within its {what}, expected {size - done} more bytes; {_ELSE}")
+                raise StageError(f"{self._file}: ends within its {what}, expected {data.nbytes - done} more; {_ELSE}")
             done += got
-        return data
 
 
 def _header_fault(raw: bytes, owner: Manifest) -> str:

@@ -143,9 +143,10 @@ def _draft(step: int, parts: Mapping[str, object]) -> list[_Plan]:
 def _write(temporary: Path, place: tuple[int, int], draft: list[_Plan], nonfinite_ok: Collection[str]) -> Manifest:
     temporary.mkdir()
     bundle, (step, timeline) = uuid.uuid4().hex, place
+    beside = " ".join(plan.name for plan in draft)
     with ThreadPoolExecutor(2, "bundle") as pool:
         # The flush of one file runs while the next is written.
-        writers = [_PartWriter(bundle, step, temporary, pool) for _ in draft]
+        writers = [_PartWriter(bundle, step, beside, temporary, pool) for _ in draft]
         parts = tuple(writer.write(plan) for writer, plan in zip(writers, draft, strict=True))
         for writer in writers:
             writer.flushed.result()
@@ -194,8 +195,9 @@ def _versions() -> dict[str, str]:
 class _PartWriter:
     """Writes one part: header, then tensors, each hashed while it is written."""
 
-    def __init__(self, bundle: str, step: int, folder: Path, pool: ThreadPoolExecutor) -> None:
-        self._bundle, self._step, self._folder, self._pool = bundle, step, folder, pool
+    def __init__(self, bundle: str, step: int, beside: str, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self._bundle, self._step, self._beside = bundle, step, beside
+        self._folder, self._pool = folder, pool
         self.flushed: Future[None]
 
     def write(self, plan: _Plan) -> PartRecord:
@@ -219,7 +221,7 @@ class _PartWriter:
 
     def _header(self, plan: _Plan) -> bytes:
         """The safetensors header: eight bytes of length, then JSON padded to eight bytes."""
-        said = {"bundle": self._bundle, "step": str(self._step), "part": plan.name}
+        said = {"bundle": self._bundle, "step": str(self._step), "part": plan.name, "parts": self._beside}
         entries: dict[str, object] = {"__metadata__": {**said, "tree": json.dumps(plan.packed.plain, allow_nan=False)}}
         start = 0
         for name in plan.order:

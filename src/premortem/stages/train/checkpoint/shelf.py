@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from premortem.core.errors import ConfigError, StageError
@@ -16,24 +15,9 @@ from premortem.stages.train.checkpoint.lock import FolderLock, leftovers, tempor
 from premortem.stages.train.checkpoint.manifest import Bundle, bundles_in
 from premortem.stages.train.checkpoint.marks import Mark, mark_path, marks_of, read_mark, write_mark
 from premortem.stages.train.checkpoint.save import LEGAL_NONFINITE, save_bundle
+from premortem.stages.train.checkpoint.search import Search, fault, is_protected, not_good, search, turned_from
 
 GOOD_KEPT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A bundle that was passed over, and why in one line."""
-
-    bundle: Bundle
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What was found, ``None`` when nothing serves, and every newer bundle that was rejected on the way."""
-
-    bundle: Bundle | None
-    rejected: tuple[Rejected, ...]
 
 
 class Shelf:
@@ -102,16 +86,16 @@ class Shelf:
 
     def latest(self) -> Bundle | None:
         """The newest bundle that was not abandoned, unverified."""
-        return next((bundle for bundle in reversed(self.bundles()) if self._turned_from(bundle) is None), None)
+        return next((bundle for bundle in reversed(self.bundles()) if turned_from(bundle) is None), None)
 
     def find_loadable(self) -> Search:
         """The newest bundle that verifies now, walking back; abandoned ones are passed over."""
-        return self._search(self.bundles(), self._turned_from)
+        return search(self.bundles(), turned_from)
 
     def find_good(self) -> Search:
         """The newest bundle marked good that verifies now, walking back over those marked."""
         marked = [bundle for bundle in self.bundles() if mark_path(bundle, "good").exists()]
-        return self._search(marked, self._not_good)
+        return search(marked, not_good)
 
     def last_good(self) -> Bundle | None:
         """The bundle of :meth:`find_good`."""
@@ -186,8 +170,8 @@ class Shelf:
         """
         self._require_own()
         bundles = self.bundles()
-        kept = set([b for b in bundles if self._turned_from(b) is None][-self.keep :])
-        kept.update(bundle for bundle in bundles if self._is_protected(bundle))
+        kept = set([b for b in bundles if turned_from(b) is None][-self.keep :])
+        kept.update(bundle for bundle in bundles if is_protected(bundle))
         kept.update(self._goods_kept(bundles))
         if len(kept) < len(bundles):
             kept.update(self._loadable(bundles, kept))
@@ -206,15 +190,15 @@ class Shelf:
         for bundle in reversed(goods):
             if sound < GOOD_KEPT:
                 kept.add(bundle)
-                sound += self._not_good(bundle) is None and _fault(bundle) is None
+                sound += not_good(bundle) is None and fault(bundle) is None
         return kept
 
     def _loadable(self, bundles: list[Bundle], kept: set[Bundle]) -> Iterable[Bundle]:
         """The newest loadable bundle; one saved by this run into the kept was verified then and serves."""
-        standing = [bundle for bundle in bundles if self._turned_from(bundle) is None]
+        standing = [bundle for bundle in bundles if turned_from(bundle) is None]
         if standing and standing[-1].name in self._verified and standing[-1] in kept:
             return ()
-        found = self._search(standing, lambda _: None).bundle
+        found = search(standing, lambda _: None).bundle
         return () if found is None else (found,)
 
     def _delete(self, bundle: Bundle) -> None:
@@ -224,42 +208,6 @@ class Shelf:
         for mark in marks_of(bundle):
             mark.unlink()
         remove_tree(trash)
-
-    def _search(self, bundles: list[Bundle], objection: _Objection) -> Search:
-        rejected = []
-        for bundle in reversed(bundles):
-            why = objection(bundle) or _fault(bundle)
-            if why is None:
-                return Search(bundle, tuple(rejected))
-            rejected.append(Rejected(bundle, why))
-        return Search(None, tuple(rejected))
-
-    def _turned_from(self, bundle: Bundle) -> str | None:
-        try:
-            mark = read_mark(bundle, "abandoned")
-        except StageError as error:
-            return str(error)
-        return None if mark is None else f"{bundle.path}: abandoned: {mark.by}"
-
-    def _not_good(self, bundle: Bundle) -> str | None:
-        try:
-            mark = read_mark(bundle, "good")
-            if mark is None or mark.bundle != read_manifest(bundle.path).bundle:
-                return f"{bundle.path}: its good mark speaks of another bundle, expected this one; mark it again"
-        except StageError as error:
-            return str(error)
-        return None
-
-    def _is_protected(self, bundle: Bundle) -> bool:
-        """Held by someone, or carrying a mark that nobody can read: it may have said so."""
-        if marks_of(bundle, "protected"):
-            return True
-        try:
-            read_mark(bundle, "good")
-            read_mark(bundle, "abandoned")
-        except StageError:
-            return True
-        return False
 
     def _at(self, step: int) -> Bundle:
         self._require_own()
@@ -289,15 +237,3 @@ class Shelf:
                 else:
                     path.unlink()
             return tuple(path.name for path in found)
-
-
-_Objection = Callable[[Bundle], str | None]
-
-
-def _fault(bundle: Bundle) -> str | None:
-    """Why the bundle does not verify now, or ``None`` when it does."""
-    try:
-        verify_bundle(bundle.path)
-    except StageError as error:
-        return str(error)
-    return None

@@ -56,6 +56,8 @@ def host_bytes(tensor: torch.Tensor) -> Bytes:
 
 def from_bytes(array: Bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
     """The tensor over these bytes, sharing them. Raises ``RuntimeError`` when the sizes disagree."""
+    if not array.nbytes:
+        return torch.empty(0, dtype=dtype).reshape(shape if 0 in shape else (0,))
     return torch.from_numpy(array).view(dtype).reshape(shape)
 
 
