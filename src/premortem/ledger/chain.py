@@ -84,7 +84,7 @@ def canonical(value: object) -> str:
     '{"a":[1,2],"b":NaN}'
     """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_short_repr)
     except (TypeError, ValueError, RecursionError):
         return json.dumps({"unencodable": _short_repr(value)})
 
@@ -123,7 +123,7 @@ def storable(value: Plain) -> Plain:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
+        return hex(value)  # decimal digits would be turned into a rounded float by the column
     return value
 
 

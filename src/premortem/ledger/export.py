@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable
@@ -48,6 +47,8 @@ def _export_jsonl(rows: Iterable[dict[str, Plain]], out: TextIO) -> int:
 
 
 def _export_csv(rows: Iterable[dict[str, Plain]], out: TextIO) -> int:
+    import csv  # opening a ledger need not wait for it
+
     sheet = csv.DictWriter(out, _FIELDS, lineterminator="\n")
     sheet.writeheader()
     num_rows = 0

@@ -69,7 +69,7 @@ class Head:
     def read(self) -> Anchor | None:
         """The newest anchor, None where the file is missing or no slot is whole."""
         try:
-            return _newest(self.path.read_bytes())
+            return _newest(_slots(self.path.read_bytes()))
         except OSError:
             return None
 
@@ -88,7 +88,8 @@ class Head:
             return f"head file {self.path}: {error.strerror or error}; the tail is not anchored; check the disk"
 
     def _move(self, to: Anchor, hash_at: Callable[[int], str | None]) -> str:
-        at = _newest(os.pread(self._fd, 2 * _SLOT_BYTES, 0))
+        slots = _slots(os.pread(self._fd, 2 * _SLOT_BYTES, 0))
+        at = _newest(slots)
         if at is None:
             return f"head file {self.path}: no readable slot; keep the ledger as evidence and begin a new one"
         if hash_at(at.seq) != at.hash:
@@ -97,7 +98,8 @@ class Head:
                 "rows were removed or changed; run `premortem ledger verify`"
             )
         if to.seq > at.seq:
-            os.pwrite(self._fd, _slot(to), (to.seq % 2) * _SLOT_BYTES)
+            older = 1 if slots[0] == at else 0
+            os.pwrite(self._fd, _slot(to), older * _SLOT_BYTES)
             os.fdatasync(self._fd) if sys.platform == "linux" else os.fsync(self._fd)
         return ""
 
@@ -113,9 +115,12 @@ def _slot(anchor: Anchor) -> bytes:
     return f"{text} {digest(text.encode())[:16]}\n".encode().ljust(_SLOT_BYTES, b"\0")
 
 
-def _newest(data: bytes) -> Anchor | None:
-    found = [_parse(data[start : start + _SLOT_BYTES]) for start in (0, _SLOT_BYTES)]
-    return max((a for a in found if a is not None), key=lambda a: a.seq, default=None)
+def _slots(data: bytes) -> list[Anchor | None]:
+    return [_parse(data[start : start + _SLOT_BYTES]) for start in (0, _SLOT_BYTES)]
+
+
+def _newest(slots: list[Anchor | None]) -> Anchor | None:
+    return max((a for a in slots if a is not None), key=lambda a: a.seq, default=None)
 
 
 def _parse(slot: bytes) -> Anchor | None:

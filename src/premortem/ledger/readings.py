@@ -77,17 +77,18 @@ def unpack(run: str, block: Block) -> Iterator[Reading]:
     numbers = array("d")
     numbers.frombytes(block.payload)
     numbers = _little(numbers)
+    groups: list[tuple[list[str], int]] = json.loads(block.signals)
+    if sum(length for _, length in groups) != len(numbers):
+        raise ValueError(f"{len(numbers)} numbers do not fit the signals {groups}")
     rows: list[tuple[int, float, list[str], array[float]]] = []
     start = 0
-    for names, length in json.loads(block.signals):
+    for names, length in groups:
         width = len(names) + 2
         rows += [
             (int(numbers[at]), numbers[at + 1], names, numbers[at + 2 : at + width])
             for at in range(start, start + length, width)
         ]
         start += length
-    if start != len(numbers):
-        raise ValueError(f"{len(numbers)} numbers, {start} expected")
     rows.sort(key=lambda row: row[:2])
     for tick, wall, names, values in rows:
         for name, value in zip(names, values, strict=True):

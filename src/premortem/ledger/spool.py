@@ -7,7 +7,6 @@ the database keeps unique: replaying a line twice writes it once.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from premortem.core.evidence import Record
@@ -19,6 +18,8 @@ class Spool:
     """The waiting records of one ledger, oldest first."""
 
     def __init__(self, ledger: Path) -> None:
+        import tempfile  # twice the import time of all else here
+
         mark = digest(str(ledger.absolute()).encode("utf-8", "surrogateescape"))[:16]
         self._homes = (
             ledger.with_name(ledger.stem + ".spool.jsonl"),
