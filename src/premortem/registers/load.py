@@ -74,7 +74,7 @@ def parse_register(text: str, file: str = "<text>") -> RegisterFile:
         raise RegisterError(file, [Mistake(1, 1, (), "found an empty file, expected a mapping; write a register")])
     try:
         register = msgspec.convert(plain(root), RegisterFile)
-    except (BlemishError, RecursionError, msgspec.ValidationError) as error:
+    except (BlemishError, msgspec.ValidationError) as error:
         raise RegisterError(file, _diagnose(root, error)) from None
     broken = list(broken_rules(Parts.of(register)))
     if broken:
@@ -129,7 +129,7 @@ def _sound_parts(root: Node, bad: Set[Path]) -> Parts:
 
 
 def _sound(root: Node, section: str, kind: type[T], bad: Set[Path]) -> dict[int, T]:
-    items = _items(root, section)
+    items = [] if (section,) in bad else _items(root, section)
     return {i: msgspec.convert(plain(item), kind) for i, item in enumerate(items) if (section, i) not in bad}
 
 

@@ -12,6 +12,10 @@ Path = tuple[str | int, ...]
 """Keys and list positions from the root of the file."""
 
 
+SHOWN = 100
+"""Mistakes in one message; all are in ``RegisterError.mistakes``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One mistake.
@@ -45,7 +49,9 @@ class RegisterError(ConfigError):
     def __init__(self, file: str, mistakes: Sequence[Mistake]) -> None:
         self.file = file
         self.mistakes = tuple(sorted(mistakes, key=lambda m: (m.line, m.column, m.where)))
-        super().__init__("\n".join(f"{file}:{m.line}: {m.where}: {m.text}" for m in self.mistakes))
+        lines = [f"{file}:{m.line}: {m.where}: {m.text}" for m in self.mistakes[:SHOWN]]
+        left = len(self.mistakes) - SHOWN
+        super().__init__("\n".join([*lines, f"{file}: and {left} more mistakes"] if left > 0 else lines))
 
 
 def spell(path: Path) -> str:
@@ -63,5 +69,10 @@ def closest(found: str, allowed: Sequence[str]) -> str:
     >>> closest("severty", ["severity", "status"])
     "; did you mean 'severity'?"
     """
-    matches = get_close_matches(found[:80], allowed, n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    meant = nearest(found, allowed)
+    return "" if meant is None else f"; did you mean {meant!r}?"
+
+
+def nearest(found: str, allowed: Sequence[str]) -> str | None:
+    """The allowed name that is most like what was found, if any is."""
+    return next(iter(get_close_matches(found[:80], allowed, n=1, cutoff=0.6)), None)

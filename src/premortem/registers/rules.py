@@ -29,6 +29,9 @@ from premortem.registers.source import shorten
 
 Found = tuple[Path, str]
 
+_SHOWN = 100
+"""Ids in one message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -183,9 +186,9 @@ def _gate(gate: Gate, path: Path, ids: Set[str]) -> Iterator[Found]:
         yield path, "found a gate that asks for no evidence, expected proven, measures or requires; add one"
     for index, name in enumerate(gate.proven):
         if name not in ids:
-            known = ", ".join(sorted(ids)) or "none"
-            text = f"found {shorten(name)}, expected the id of an entry of this register ({known})"
-            yield (*path, "proven", index), text + closest(name, sorted(ids))
+            known = sorted(ids)[:_SHOWN]
+            text = f"found {shorten(name)}, expected the id of an entry of this register ({', '.join(known)})"
+            yield (*path, "proven", index), text + closest(name, known)
     for index, measure in enumerate(gate.measures):
         figures = (("go", measure.go), ("no_go", measure.no_go))
         yield from _in_order(figures, measure.better, (*path, "measures", index))

@@ -16,7 +16,7 @@ SCHEMA_VERSION = "premortem/v1"
 Severity = Literal["critical", "high", "medium", "low"]
 Assessment = Literal["green", "yellow", "red", "critical"]
 Scalar = float | int | bool | str
-Length = Annotated[str, Meta(description="a duration with its unit: '20 ticks', '30 s', '1 assessment'")]
+Length = Annotated[str, Meta(description="a duration with its unit", examples=["20 ticks", "30 s", "1 assessment"])]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
@@ -38,7 +38,7 @@ class Threshold(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 class RiskUse(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A risk that this entry runs, with the parameters that it sets."""
 
-    risk: Annotated[str, Meta(pattern=r"^[a-z0-9_-]+/[a-z0-9_-]+$")]
+    risk: Annotated[str, Meta(pattern=r"^[a-z0-9_-]+/[a-z0-9_-]+$", examples=["train/divergence"])]
     params: dict[str, Scalar] = {}
 
 
@@ -60,11 +60,11 @@ class RungUse(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 class Entry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One row of a register."""
 
-    id: Annotated[str, Meta(pattern=r"^[A-Z]+-[A-Z0-9.]+$")]
+    id: Annotated[str, Meta(pattern=r"^[A-Z]+-[A-Z0-9.]+$", examples=["HRM-9.1.1"])]
     title: str
     status: Literal["active", "planned"]
     """An active entry runs its risks; a planned one is written down, and is reported as not watched."""
-    stage: Annotated[str, Meta(pattern=r"^[a-z][a-z-]*$")]
+    stage: Annotated[str, Meta(pattern=r"^[a-z][a-z-]*$", examples=["train"])]
     severity: Severity
     probability: Percent | Literal["low", "medium", "high"]
     set_by: Literal["source", "premortem"] = "source"
@@ -127,7 +127,7 @@ class Measure(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 class Gate(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A go / no-go decision over evidence. Missing evidence is no-go."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$", examples=["long-context"])]
     title: str
     at: str
     proven: list[str] = []
@@ -200,7 +200,7 @@ class RegisterFile(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """One YAML file."""
 
     schema: Literal["premortem/v1"]
-    register: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
+    register: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$", examples=["long-context"])]
     title: str
     source: str
     entries: list[Entry]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from msgspec import NODEFAULT, inspect
+from msgspec import inspect
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from premortem.registers.mistake import Mistake, Path, closest
+from premortem.registers.mistake import SHOWN, Mistake, Path, closest, nearest
 from premortem.registers.schema import RegisterFile
 from premortem.registers.source import blemish_of, is_text, pairs, scalar, shorten
 
@@ -33,56 +33,70 @@ class Shape:
 
     def _check(self, node: Node, wanted: inspect.Type, path: Path) -> None:
         blemish = blemish_of(node, self._seen)
+        outer, wanted = wanted, bare(wanted)
+        if isinstance(wanted, inspect.UnionType) and isinstance(node, MappingNode):
+            wanted = next((option for option in wanted.types if isinstance(option, inspect.StructType)), wanted)
         if blemish is not None:
             self._report(node, path, blemish)
         elif isinstance(wanted, inspect.StructType) and isinstance(node, MappingNode):
             self._check_struct(node, wanted, path)
         elif isinstance(wanted, inspect.DictType) and isinstance(node, MappingNode):
-            for key, value in self._distinct(node, path):
+            for key, _, value in self._distinct(node, path):
                 self._check(value, wanted.value_type, (*path, key))
         elif isinstance(wanted, inspect.ListType) and isinstance(node, SequenceNode):
             for index, item in enumerate(node.value):
                 self._check(item, wanted.item_type, (*path, index))
         elif not _accepts(node, wanted):
-            self._report(node, path, f"found {_found(node)}, expected {expected(wanted)}{_hint(node, wanted)}")
+            self._report(node, path, f"found {_found(node)}, expected {expected(outer)}{_hint(node, wanted)}")
 
     def _check_struct(self, node: MappingNode, wanted: inspect.StructType, path: Path) -> None:
         fields = {field.encode_name: field for field in wanted.fields}
-        present = self._distinct(node, path, tuple(fields))
-        for key, value in present:
+        answered: set[str | None] = set()
+        for key, key_node, value in self._distinct(node, path):
             if key in fields:
+                answered.add(key)
                 self._check(value, fields[key].type, (*path, key))
-        names = {key for key, _ in present}
+            else:
+                answered.add(self._unknown(key, key_node, path, tuple(fields)))
         for name, field in fields.items():
-            if field.required and field.default is NODEFAULT and name not in names:
+            if field.required and name not in answered:
                 text = f"found nothing, expected {expected(field.type)}; add the key {name!r}"
                 self._report(node, (*path, name), text)
 
-    def _distinct(self, node: MappingNode, path: Path, allowed: tuple[str, ...] = ()) -> list[tuple[str, Node]]:
-        """The pairs whose key is text, known and new; the others are reported."""
-        kept: dict[str, Node] = {}
-        lines: dict[str, int] = {}
+    def _unknown(self, key: str, node: Node, path: Path, allowed: tuple[str, ...]) -> str | None:
+        """Report an unknown key; the answer is the name that was probably meant."""
+        meant = nearest(key, allowed) if len(self.mistakes) < SHOWN else None
+        hint = f"; did you mean {meant!r}?" if meant else "; take it out"
+        text = f"found the unknown key {shorten(key)}, expected one of {', '.join(allowed)}{hint}"
+        self._report(node, (*path, key[:60]), text)
+        return meant
+
+    def _distinct(self, node: MappingNode, path: Path) -> list[tuple[str, Node, Node]]:
+        """Key, its node and its value, where the key is text and new; the other keys are reported."""
+        kept: dict[str, tuple[str, Node, Node]] = {}
         for key_node, value in pairs(node):
             blemish = blemish_of(key_node, self._seen)
             if blemish is not None or not is_text(key_node):
-                self._report(key_node, path, blemish or f"found the key {_found(key_node)}, expected text")
+                self._report(key_node, path, blemish or f"found {_found(key_node)} as a key, expected text")
                 continue
             key: str = key_node.value
-            if key in lines:
-                text = f"found the key {shorten(key)} again (first on line {lines[key]}), expected it once"
-                self._report(key_node, (*path, key), f"{text}; remove one")
-                continue
-            lines[key] = key_node.start_mark.line + 1
-            if allowed and key not in allowed:
-                text = f"found the unknown key {shorten(key)}, expected one of {', '.join(allowed)}"
-                self._report(key_node, (*path, key[:60]), text + closest(key, allowed))
-                continue
-            kept[key] = value
-        return list(kept.items())
+            if key in kept:
+                line = kept[key][1].start_mark.line + 1
+                text = f"found the key {shorten(key)} again (first on line {line}), expected it once; remove one"
+                self._report(key_node, (*path, key[:60]), text)
+            else:
+                kept[key] = (key, key_node, value)
+        return list(kept.values())
+
+
+def bare(wanted: inspect.Type) -> inspect.Type:
+    """A type without its description and examples."""
+    return wanted.type if isinstance(wanted, inspect.Metadata) else wanted
 
 
 def _accepts(node: Node, wanted: inspect.Type) -> bool:
     """Whether a scalar node is of a scalar type."""
+    wanted = bare(wanted)
     if not isinstance(node, ScalarNode):
         return False
     if isinstance(wanted, inspect.UnionType):
@@ -107,6 +121,9 @@ def _inside(value: object, wanted: inspect.IntType | inspect.FloatType) -> bool:
 
 def expected(wanted: inspect.Type) -> str:
     """A type in words."""
+    if isinstance(wanted, inspect.Metadata):
+        examples = (wanted.extra_json_schema or {}).get("examples", [])
+        return expected(wanted.type) + "".join(f" such as {example!r}" for example in examples[:1])
     if isinstance(wanted, inspect.UnionType):
         return " or ".join(dict.fromkeys(expected(option) for option in wanted.types))
     if isinstance(wanted, inspect.LiteralType):
@@ -126,7 +143,9 @@ def _found(node: Node) -> str:
         return "a mapping"
     if isinstance(node, ScalarNode):
         value = scalar(node)
-        return "nothing (null)" if value is None else shorten(value) if isinstance(value, str) else str(value)
+        if value is None:
+            return "nothing (null)"
+        return shorten(value) if isinstance(value, str) else str(value).lower()
     return "a list"
 
 
@@ -134,11 +153,13 @@ def _hint(node: Node, wanted: inspect.Type) -> str:
     """What to do about a wrong value, where it can be told."""
     if not isinstance(node, ScalarNode):
         return "" if not isinstance(wanted, inspect.ListType) else "; put '- ' before each item"
-    options = wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,)
+    options = [bare(option) for option in (wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,))]
     value = scalar(node)
+    if isinstance(wanted, inspect.ListType):
+        return "" if value is None else "; write it as a list"
     if isinstance(value, str):
         words = [str(word) for option in options if isinstance(option, inspect.LiteralType) for word in option.values]
         return closest(value, words)
     if value is not None and any(isinstance(option, inspect.StrType) for option in options):
         return "; put it in quotes"
-    return "; write it as a list" if isinstance(wanted, inspect.ListType) else ""
+    return ""

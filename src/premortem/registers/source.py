@@ -26,6 +26,9 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 MAX_BYTES = 1_000_000
 """No register is larger; a longer file is refused unread."""
 
+MAX_DEPTH = 40
+"""No register nests deeper than 7."""
+
 _TAG = "tag:yaml.org,2002:"
 _STR, _INT, _FLOAT, _BOOL, _NULL = (_TAG + name for name in ("str", "int", "float", "bool", "null"))
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -47,9 +50,17 @@ class BlemishError(Exception):
 class _RegisterLoader(_Base):
     """Composes nodes; what text means is decided here, and not by YAML 1.1."""
 
-    def descend_resolver(self, current_node: object, current_index: object) -> None: ...
+    _depth = 0
 
-    def ascend_resolver(self) -> None: ...
+    def descend_resolver(self, current_node: Node | None, current_index: object) -> None:
+        # libyaml's composer recurses on the C stack: without this, 100 000 brackets end the process.
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = current_node.start_mark if current_node else None
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=mark)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
 
     def resolve(self, kind: type[Node], value: str | None, implicit: object) -> str:
         if kind is not ScalarNode or value is None:
@@ -73,7 +84,10 @@ def compose(text: str, file: str) -> Node | None:
     Raises:
         RegisterError: when the text is not YAML, with line and column.
     """
-    loader = _RegisterLoader(text)
+    try:
+        loader = _RegisterLoader(text)
+    except (yaml.YAMLError, UnicodeEncodeError) as error:
+        raise _not_yaml(file, 1, 1, str(error).splitlines()[0]) from None
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -83,8 +97,6 @@ def compose(text: str, file: str) -> Node | None:
         raise _not_yaml(file, line, column, problem) from None
     except yaml.YAMLError as error:
         raise _not_yaml(file, 1, 1, str(error).splitlines()[0]) from None
-    except RecursionError:
-        raise _not_yaml(file, 1, 1, "nested too deep") from None
     finally:
         loader.dispose()
 
@@ -103,8 +115,11 @@ def blemish_of(node: Node, seen: set[int]) -> str | None:
         return f"found the tag {node.tag!r}, expected a plain value; remove the tag"
     if isinstance(node, ScalarNode) and node.tag in (_INT, _FLOAT):
         return _blemish_of_number(node)
-    known = (_STR, _BOOL, _NULL) if isinstance(node, ScalarNode) else (_TAG + "seq", _TAG + "map")
-    if node.tag not in known:
+    if isinstance(node, ScalarNode):
+        sound = node.tag == _STR or (node.tag in (_BOOL, _NULL) and _WORDS.get(node.value) == node.tag)
+    else:
+        sound = node.tag == _TAG + ("seq" if isinstance(node, SequenceNode) else "map")
+    if not sound:
         return f"found the tag '!!{node.tag.removeprefix(_TAG)}', expected a plain value; remove the tag"
     return None
 
@@ -115,10 +130,10 @@ def _blemish_of_number(node: ScalarNode) -> str | None:
         return f"found {shown} tagged as a whole number, expected digits; remove the tag"
     if not (_NUMBER.fullmatch(node.value) or _NOT_FINITE.fullmatch(node.value)):
         return f"found {shown} tagged as a number, expected a number; remove the tag"
+    if node.tag == _INT and len(node.value.lstrip("+-0")) > _MAX_DIGITS:
+        return f"found {shown}, expected a number of at most {_MAX_DIGITS} digits; write it shorter"
     if _NOT_FINITE.fullmatch(node.value) or not math.isfinite(float(node.value)):
         return f"found {shown}, expected a finite number; write the figure that is meant"
-    if node.tag == _INT and len(node.value.lstrip("+-0")) > _MAX_DIGITS:
-        return f"found {shown}, expected a number of at most {_MAX_DIGITS} digits"
     return None
 
 
