@@ -7,105 +7,42 @@ means something.
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from premortem.core.drill import Arm
-from premortem.core.errors import StageError
-from premortem.core.evidence import Record
+from premortem.core.drill import Arm, Seed
 from premortem.faults.batches import DisturbedBatches
-from premortem.faults.fault import Evidence, Fault, NotPermitted, RemovalFailed
-from premortem.risks.case import TrainingCase
+from premortem.faults.fault import Fault, NotPermitted
+from premortem.risks.case import Case, TrainingCase, WatchedCase
 from premortem.run.guard import Guard, Options
+from premortem.run.ticking import Disturbed, watched_seed
+from premortem.run.watcher import Watcher
 from premortem.stages.train.guarded.requests import digest
 from premortem.stages.train.trainable import Trainable
 
-_RED = ("RED", "CRITICAL")
 _PATIENCE = 3
 """An arm gets so many times its steps before it is cut: a guarded run may repeat some, never for ever."""
 
 
-@dataclass(slots=True)
-class _Watcher:
-    """Reads the records of a guarded arm."""
-
-    alarms: int = 0
-    findings: int = 0
-    detected_at: int | None = None
-    first_level: str = ""
-    rungs: list[str] = field(default_factory=list)
-    recovered_after: str | None = None
-    recovered_at: int | None = None
-    ended: str = ""
-    fault_at: int | None = None
-
-    def hear(self, record: Record) -> None:
-        data = record.data
-        if record.event == "finding" and data["level"] in _RED:
-            self.alarms += 1
-            if self.detected_at is None and self.fault_at is not None:
-                self.detected_at = record.tick
-        elif record.event == "finding" and data["level"] == "YELLOW":
-            self.findings += 1
-        elif record.event == "intent" and data.get("verb") == "turn":
-            self.rungs.append(str(data["rung"]))
-        elif record.event == "recovered":
-            self.recovered_after, self.recovered_at = str(data["after_rung"]), record.tick
-        elif record.event == "relapse":
-            self.ended = f"relapse: {data['why']}"
-        elif record.event in ("closed", "held"):
-            self.ended = str(data["verdict"])
-        elif record.event == "handed_over":
-            self.recovered_after, self.ended = None, f"handed over: {data['why']}"
-
-
-class _Disturbed:
-    """Puts the fault on and takes it off; remembers what its evidence said."""
-
-    def __init__(self, fault: Fault | None) -> None:
-        self.fault = fault
-        self.stack = ExitStack()
-        self.is_on = False
-        self.observed: Evidence | None = None
-        self.gone: Evidence | None = None
-        self.note = ""
-
-    def put_on(self) -> None:
-        if self.fault is not None:
-            self.stack.enter_context(self.fault)
-            self.is_on = True
-
-    def take_off(self) -> None:
-        if self.fault is None or not self.is_on:
-            return
-        self.is_on = False
-        self.observed = self.fault.observed()
-        try:
-            self.stack.close()
-        except RemovalFailed as error:
-            self.note = str(error)
-        self.gone = self.fault.gone()
-        self.note = self.note or f"{self.observed.detail}; {self.gone.detail}"
-
-    def hand(self, batch: Any, step: int) -> Any:
-        return self.fault.hand_out(batch, step) if isinstance(self.fault, DisturbedBatches) else batch
+def _hand(fault: Fault | None, batch: Any, step: int) -> Any:
+    return fault.hand_out(batch, step) if isinstance(fault, DisturbedBatches) else batch
 
 
 @contextmanager
-def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Iterator[tuple[Trainable, _Disturbed]]:
+def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Iterator[tuple[Trainable, Disturbed]]:
     run = case.build(seed)
-    disturbed = _Disturbed(case.fault(run, folder) if faulted else None)
+    disturbed = Disturbed(case.fault(run, folder) if faulted else None)
     try:
         yield run, disturbed
     finally:
         disturbed.take_off()
-        disturbed.stack.close()
 
 
 def plain_arm(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Arm:
@@ -121,15 +58,15 @@ def plain_arm(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> 
                     disturbed.take_off()
                 if step >= run.num_steps:
                     break
-                _plain_step(run, disturbed.hand(batch, step))
+                _plain_step(run, _hand(disturbed.fault, batch, step))
                 step += 1
         except NotPermitted as error:
             return replace(arm, note=str(error))
         except (OSError, RuntimeError) as error:
             failure = f"{type(error).__name__}: {error}"
         disturbed.take_off()
-        outcome = math.nan if failure else run.outcome()
-    return _finished(arm, run, disturbed, outcome, began, step, failure)
+        arm = replace(arm, outcome=math.nan if failure else run.outcome())
+    return _finished(arm, run, disturbed, began=began, ticks=step, failure=failure)
 
 
 def _plain_step(run: Trainable, batch: Any) -> None:
@@ -148,7 +85,7 @@ def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, fa
     """The same run under guard; the fault stays on until recovery is judged, then goes, and the peel is tested."""
     began = time.monotonic()
     with _prepared(case, seed, folder, faulted=faulted) as (run, disturbed):
-        watcher = _Watcher()
+        watcher = Watcher()
         options = Options(**{"max_norm": run.max_norm, "save_every": 25, **cast("dict[str, Any]", case.options)})
         try:
             ticks = _guarded_loop(case, run, disturbed, (guard, options, folder, watcher))
@@ -156,16 +93,12 @@ def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, fa
             return Arm(outcome=math.nan, note=str(error))
         disturbed.take_off()
         outcome = run.outcome()
-    arm = Arm(
-        outcome=outcome, fault_at=watcher.fault_at, detected_at=watcher.detected_at, rungs=tuple(watcher.rungs),
-        recovered_after=watcher.recovered_after, ended=watcher.ended, findings=watcher.findings, alarms=watcher.alarms,
-        recovered_in=None if watcher.recovered_at is None else watcher.recovered_at - (watcher.fault_at or 0),
-    )  # fmt: skip
-    return _finished(arm, run, disturbed, outcome, began, ticks, "")
+    arm = watcher.arm(Arm(outcome=outcome))
+    return _finished(arm, run, disturbed, began=began, ticks=ticks)
 
 
 def _guarded_loop(
-    case: TrainingCase, run: Trainable, disturbed: _Disturbed, how: tuple[Guard, Options, Path, _Watcher]
+    case: TrainingCase, run: Trainable, disturbed: Disturbed, how: tuple[Guard, Options, Path, Watcher]
 ) -> int:
     guard, options, folder, watcher = how
     with guard.training(
@@ -186,21 +119,45 @@ def _guarded_loop(
                     watcher.recovered_at is not None or guarded.ticks >= began_at + case.lasts
                 ):
                     disturbed.take_off()
-                guarded.step(run.loss, disturbed.hand(batch, guarded.ticks))
+                guarded.step(run.loss, _hand(disturbed.fault, batch, guarded.ticks))
         return guarded.ticks
 
 
-def _finished(
-    arm: Arm, run: Trainable, disturbed: _Disturbed, outcome: float, began: float, ticks: int, failure: str
-) -> Arm:  # fmt: skip
-    observed, gone = disturbed.observed, disturbed.gone
+def _finished(arm: Arm, run: Trainable, disturbed: Disturbed, *, began: float, ticks: int, failure: str = "") -> Arm:
+    observed, gone = disturbed.verdict()
     return replace(
-        arm, outcome=outcome, digest=f"{digest(run.model.state_dict()):08x}", ticks=ticks,
+        arm, digest=f"{digest(run.model.state_dict()):08x}", ticks=ticks,
         seconds=time.monotonic() - began, note=failure or disturbed.note,
-        fault_observed=None if observed is None else observed.holds, fault_gone=None if gone is None else gone.holds,
+        fault_observed=observed, fault_gone=gone,
     )  # fmt: skip
 
 
-def stage_failure(error: StageError) -> Arm:
-    """An arm that could not be run at all."""
-    return Arm(outcome=math.nan, note=str(error))
+class Arms:
+    """The four arms of each case of one entry on one seed; the baselines are run once for each kind of run."""
+
+    def __init__(self, register: str, entry: str, seed: int, home: Path) -> None:
+        self._guard = Guard(register, entries=(entry,))
+        self._seed = seed
+        self._home = home
+        self._baselines: dict[object, tuple[Arm, Arm]] = {}
+
+    def run(self, case: Case) -> Seed:
+        """All four; folders are fresh, so no arm finds another's checkpoints."""
+        if isinstance(case, WatchedCase):
+            return watched_seed(case, self._seed, self._home, self._guard)
+        baseline, watched = self._baseline(case)
+        unguarded = plain_arm(case, self._seed, self._folder(), faulted=True)
+        guarded = guarded_arm(case, self._seed, self._folder(), self._guard, faulted=True)
+        return Seed(self._seed, baseline, watched, unguarded, guarded)
+
+    def _baseline(self, case: TrainingCase) -> tuple[Arm, Arm]:
+        key = (case.build, tuple(sorted(case.options.items())))
+        if key not in self._baselines:
+            self._baselines[key] = (
+                plain_arm(case, self._seed, self._folder(), faulted=False),
+                guarded_arm(case, self._seed, self._folder(), self._guard, faulted=False),
+            )
+        return self._baselines[key]
+
+    def _folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._home))

@@ -78,7 +78,11 @@ class Stepper:
         """A norm above it never reaches the weights; set by the run from the healthy baseline."""
         self.used_lr_factor: float | None = None
         self._pending: list[float] = []
-        self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        # the model's own order: the norm is then bit-identical to clip_grad_norm_(model.parameters())
+        in_model = list(model.parameters())
+        known = {id(p) for p in in_model}
+        held = [p for g in optimizer.param_groups for p in g["params"]]
+        self._parameters = in_model + [p for p in held if id(p) not in known]
 
     @property
     def needs_closure(self) -> bool:
