@@ -81,7 +81,7 @@ LOADERS: dict[str, Make] = {
     "shuffle": lambda w: DataLoader(DATA, 4, shuffle=True, num_workers=w),
     "shuffle with a generator": lambda w: DataLoader(DATA, 4, shuffle=True, generator=seeded(), num_workers=w),
     "with replacement": lambda w: DataLoader(
-        DATA, 4, sampler=RandomSampler(DATA, replacement=True, generator=seeded()), num_workers=w
+        DATA, 4, sampler=RandomSampler(DATA, replacement=True, num_samples=70, generator=seeded()), num_workers=w
     ),
     "weighted": lambda w: DataLoader(
         DATA, 4, sampler=WeightedRandomSampler([1.0 + i for i in range(22)], 22), num_workers=w
@@ -279,13 +279,18 @@ def test_a_loader_of_another_length_is_refused() -> None:
         PositionedBatches(DataLoader(DATA, 2, shuffle=True)).load_state_dict(state)
 
 
-@pytest.mark.parametrize("changed_row", [1, 11])
-def test_changed_data_are_noticed_in_the_last_batch_and_in_an_earlier_one(changed_row: int) -> None:
-    state = position_after(3, lambda w: DataLoader(DATA, 4, num_workers=w))
-    rows = ROWS.clone()
-    rows[changed_row, 0] += 1
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("changed_batch", [0, 2])
+def test_changed_data_are_noticed_in_the_last_batch_and_in_an_earlier_one(changed_batch: int, shuffle: bool) -> None:
+    seed_streams(1)
+    batches = PositionedBatches(DataLoader(DATA, 4, shuffle=shuffle))
+    seen = [rows for _, (rows,) in zip(range(3), (batch for _, batch in batches), strict=False)]
+    changed = ROWS.clone()
+    changed[int(seen[changed_batch][0, 0]) // 3, 0] += 1
+    same, other = (PositionedBatches(DataLoader(TensorDataset(r), 4, shuffle=shuffle)) for r in (ROWS, changed))
+    same.load_state_dict(batches.state_dict())
     with pytest.raises(StageError, match="data or order changed"):
-        PositionedBatches(DataLoader(TensorDataset(rows), 4)).load_state_dict(state)
+        other.load_state_dict(batches.state_dict())
 
 
 def test_a_failed_load_leaves_position_and_streams_as_they_were() -> None:
@@ -341,6 +346,12 @@ def test_a_sampler_that_draws_as_it_goes_is_exact_alone_and_refused_when_workers
     state = position_after(3, make, workers=2)
     with pytest.raises(ConfigError, match="draws from the python stream while workers read ahead"):
         PositionedBatches(make(2)).load_state_dict(state)
+
+
+def test_a_generator_that_is_drawn_from_as_the_epoch_goes_needs_the_same_number_of_workers() -> None:
+    state = position_after(14, LOADERS["with replacement"], workers=2)
+    with pytest.raises(ConfigError, match="draws from the generators stream while workers read ahead"):
+        PositionedBatches(LOADERS["with replacement"](0)).load_state_dict(state)
 
 
 def test_random_state_hidden_in_a_sampler_is_noticed() -> None:
