@@ -31,8 +31,7 @@ def test_ten_kills_lose_no_acknowledged_record(tmp_path):
     path, chance, acknowledged = tmp_path / "ledger.db", random.Random(0), []
     for kill in range(10):
         with writer(path, f"run{kill}", 10**9) as child:
-            for _ in range(chance.randrange(1, 40)):
-                acknowledged.append(child.stdout.readline().split())
+            acknowledged += [child.stdout.readline().split() for _ in range(chance.randrange(1, 40))]
             child.kill()  # at once: at whatever point the child has reached meanwhile
             acknowledged += [line.split() for line in child.stdout if line.endswith("True\n")]
         with SqliteLedger(path) as ledger:

@@ -216,3 +216,12 @@ def test_open_takes_the_path_then_the_environment_then_the_folder(tmp_path, monk
         assert ledger.path == tmp_path / ".premortem" / "ledger.db"
     with pytest.raises(ConfigError, match="only a file path is supported"):
         Ledger.open("postgresql://host/db")
+
+
+def test_ticks_that_cannot_be_stored_are_counted_and_hold_up_nothing(ledger):
+    ledger.note_readings("no tick", {"loss": 1.0})
+    ledger.flush()
+    assert ledger.health().num_readings_lost == 1
+    assert "1 ticks of readings are lost" in ledger.health().fault
+    ledger.note_readings(2, {"loss": 2.0})
+    assert [r.tick for r in ledger.readings()] == [2]

@@ -49,8 +49,12 @@ class ReadingsBuffer:
         """Drop the oldest ticks over the limit, and count them as lost."""
         excess = len(self._ticks) - MOST_WAITING
         if excess > 0:
-            self.drop(excess)
-            self.num_lost += excess
+            self.lose(excess)
+
+    def lose(self, num_ticks: int) -> None:
+        """Drop the oldest ticks unwritten, and count them."""
+        self.drop(num_ticks)
+        self.num_lost += num_ticks
 
 
 def pack(ticks: list[Tick]) -> Block:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from premortem.core.errors import PremortemError
+from premortem.core.errors import PremortemError, StageError
 from premortem.ledger.chain import Draft, columns, link
 from premortem.ledger.database import connect, explain, rollback
 from premortem.ledger.flusher import Flusher, abandon, enlist
@@ -113,10 +113,17 @@ class Writer:
 
     def _flush_readings(self) -> None:
         ticks = self._buffer.peek()
-        if ticks:
-            draft = Draft(ticks[-1][1], self.run, "readings", self.new_token(), block=pack(ticks))
-            self._commit([draft], durable=False)
-            self._buffer.drop(len(ticks))
+        if not ticks:
+            return
+        try:
+            block = pack(ticks)
+        except (TypeError, ValueError, OverflowError) as error:
+            # What cannot be packed now never can: kept, it would hold up all later readings.
+            self._buffer.lose(len(ticks))
+            raise StageError(f"ledger {self.path}: {len(ticks)} ticks of readings are lost: {error}") from None
+        draft = Draft(ticks[-1][1], self.run, "readings", self.new_token(), block=block)
+        self._commit([draft], durable=False)
+        self._buffer.drop(len(ticks))
 
     def health(self) -> Health:
         """How writing goes."""
