@@ -88,9 +88,7 @@ def training_traces(folder: Path) -> list[Trace]:
     losses: dict[int, list[tuple[int, float]]] = {}
     for r in rows(folder / "modded_nanogpt_train_curves.csv.gz"):
         losses.setdefault(int(r["run_id"]), []).append((int(r["step"]), float(r["train_loss"])))
-    return [
-        Trace(run, *groups[run], tuple(v for _, v in sorted(points))) for run, points in sorted(losses.items())
-    ]
+    return [Trace(run, *groups[run], tuple(v for _, v in sorted(points))) for run, points in sorted(losses.items())]
 
 
 def benign_steps(folder: Path) -> dict[str, set[int]]:
@@ -104,8 +102,47 @@ def benign_steps(folder: Path) -> dict[str, set[int]]:
 def incident_lines(folder: Path) -> list[IncidentLine]:
     """The quoted iteration lines of the BLOOM and 104B runs."""
     return [
-        IncidentLine(
-            r["run"], r["section"], int(r["iteration"]), number(r["lm_loss"]), number(r["grad_norm"])
-        )
+        IncidentLine(r["run"], r["section"], int(r["iteration"]), number(r["lm_loss"]), number(r["grad_norm"]))
         for r in rows(folder / "bigscience_iteration_lines.csv")
     ]
+
+
+def poisson_upper(events: int, exposure: float, confidence: float = 0.95) -> float:
+    """One-sided upper limit of a rate from counted events (0 events: the rule of three, 3.0 / exposure)."""
+
+    def tail(mean: float) -> float:
+        term = total = math.exp(-mean)
+        for k in range(1, events + 1):
+            term *= mean / k
+            total += term
+        return total
+
+    return _root(lambda mean: tail(mean) - (1.0 - confidence), 0.0, events + 10.0 * math.sqrt(events + 1) + 10.0) / (
+        exposure
+    )
+
+
+def share_upper(hits: int, trials: int, confidence: float = 0.95) -> float:
+    """One-sided Clopper-Pearson upper limit of a share."""
+    if hits >= trials:
+        return 1.0
+
+    def at_most(p: float) -> float:
+        return sum(math.comb(trials, k) * p**k * (1.0 - p) ** (trials - k) for k in range(hits + 1))
+
+    return _root(lambda p: at_most(p) - (1.0 - confidence), 0.0, 1.0)
+
+
+def share_lower(hits: int, trials: int, confidence: float = 0.95) -> float:
+    """One-sided Clopper-Pearson lower limit of a share."""
+    return 1.0 - share_upper(trials - hits, trials, confidence)
+
+
+def _root(falling: Callable[[float], float], low: float, high: float) -> float:
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        if falling(middle) > 0.0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2.0

@@ -34,7 +34,8 @@ class BaselineCurve:
 
     The stream's step is its number of observations so far; values are smoothed in log units with ``memory``;
     the curve is interpolated in log loss, and its ends are held. Inconclusive without a curve, which never learns
-    from the stream. Scale invariant (curve and stream together). NaN and non-positive values count a step and say nothing.
+    from the stream. Scale invariant (curve and stream together). NaN and non-positive values count a step and say
+    nothing.
 
     Covered: convergence slower than a known-good run of the same recipe. Not covered: a recipe without one.
     """
