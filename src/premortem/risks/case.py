@@ -6,12 +6,14 @@ A drill names its cases in ``CASES``; it runs nothing itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from premortem.core.drill import Bounds
 from premortem.core.workload import Workload
 from premortem.faults.fault import Fault
+from premortem.registers.schema import Scalar
 from premortem.stages.train.trainable import Trainable
 
 
@@ -26,17 +28,23 @@ class TrainingCase:
         lasts: ticks after which the unguarded run is rid of it; guarded it goes when recovery is judged, and at
             the latest then.
         options: for ``Guard.training``.
-        folder: makes the folder for checkpoints, where a case needs a special one (a small file system); a
-            fault whose context it is.
+        params: of risks, by risk id, where the drill's small scale needs other thresholds than the register's.
+        place: makes the folder for checkpoints, where a case needs a special one, such as a small file system.
+        plain_saves: the unguarded run saves as anyone would, ``torch.save`` over one file, every so many steps.
+        learns_curve: a healthy run of another seed is recorded first, as the baseline curve of slow convergence.
     """
 
     name: str
     build: Callable[[int], Trainable]
     fault: Callable[[Trainable, Path], Fault]
     at: int
-    lasts: int
+    lasts: float
     bounds: Bounds
     options: Mapping[str, object] = field(default_factory=dict)
+    params: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    place: Callable[[], AbstractContextManager[Path]] | None = None
+    plain_saves: int = 0
+    learns_curve: bool = False
     entries: tuple[str, ...] = ()
     """Only for these entries; for all that name the risk when empty."""
 
@@ -54,7 +62,7 @@ class WatchedCase:
     build: Callable[[int], Ticking]
     fault: Callable[[Ticking], Fault]
     at: int
-    lasts: int
+    lasts: float
     num_ticks: int
     bounds: Bounds
     entries: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +27,18 @@ from premortem.run.watcher import Watcher
 from premortem.stages.train.guarded.requests import digest
 from premortem.stages.train.trainable import Trainable
 
+_OTHER_SEED = 1000
 _PATIENCE = 3
 """An arm gets so many times its steps before it is cut: a guarded run may repeat some, never for ever."""
+
+
+@dataclass(slots=True)
+class _Ready:
+    """A run, its fault, and where it keeps things."""
+
+    run: Trainable
+    disturbed: Disturbed
+    folder: Path
 
 
 def _hand(fault: Fault | None, batch: Any, step: int) -> Any:
@@ -36,37 +46,50 @@ def _hand(fault: Fault | None, batch: Any, step: int) -> Any:
 
 
 @contextmanager
-def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Iterator[tuple[Trainable, Disturbed]]:
-    run = case.build(seed)
-    disturbed = Disturbed(case.fault(run, folder) if faulted else None)
-    try:
-        yield run, disturbed
-    finally:
-        disturbed.take_off()
+def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Iterator[_Ready]:
+    with ExitStack() as stack:
+        place = folder if case.place is None else stack.enter_context(case.place())
+        run = case.build(seed)
+        disturbed = Disturbed(case.fault(run, place) if faulted else None)
+        stack.callback(disturbed.take_off)
+        yield _Ready(run, disturbed, place)
 
 
 def plain_arm(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Arm:
     """The run without the guard, as anyone would write it."""
     began = time.monotonic()
-    with _prepared(case, seed, folder, faulted=faulted) as (run, disturbed):
-        arm, step, failure = Arm(outcome=math.nan), 0, ""
-        try:
-            for batch in run.batches():
-                if step == case.at:
-                    disturbed.put_on()
-                elif step == case.at + case.lasts:
-                    disturbed.take_off()
-                if step >= run.num_steps:
-                    break
-                _plain_step(run, _hand(disturbed.fault, batch, step))
-                step += 1
-        except NotPermitted as error:
-            return replace(arm, note=str(error))
-        except (OSError, RuntimeError) as error:
-            failure = f"{type(error).__name__}: {error}"
-        disturbed.take_off()
-        arm = replace(arm, outcome=math.nan if failure else run.outcome())
-    return _finished(arm, run, disturbed, began=began, ticks=step, failure=failure)
+    arm = Arm(outcome=math.nan)
+    try:
+        with _prepared(case, seed, folder, faulted=faulted) as ready:
+            failure, steps = _plain_loop(case, ready)
+            ready.disturbed.take_off()
+            arm = replace(arm, outcome=math.nan if failure else ready.run.outcome())
+            return _finished(arm, ready, began=began, ticks=steps, failure=failure)
+    except NotPermitted as error:
+        return replace(arm, note=str(error))
+
+
+def _plain_loop(case: TrainingCase, ready: _Ready) -> tuple[str, int]:
+    """Returns what ended it early, and the steps made."""
+    run, disturbed, step = ready.run, ready.disturbed, 0
+    try:
+        for batch in run.batches():
+            if step == case.at:
+                disturbed.put_on()
+            elif step == case.at + case.lasts:
+                disturbed.take_off()
+            if step >= run.num_steps:
+                break
+            _plain_step(run, _hand(disturbed.fault, batch, step))
+            step += 1
+            if case.plain_saves and step % case.plain_saves == 0:
+                torch.save({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()},
+                           ready.folder / "last.pt")  # fmt: skip
+    except NotPermitted:
+        raise
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}", step
+    return "", step
 
 
 def _plain_step(run: Trainable, batch: Any) -> None:
@@ -84,26 +107,25 @@ def _plain_step(run: Trainable, batch: Any) -> None:
 def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, faulted: bool) -> Arm:
     """The same run under guard; the fault stays on until recovery is judged, then goes, and the peel is tested."""
     began = time.monotonic()
-    with _prepared(case, seed, folder, faulted=faulted) as (run, disturbed):
-        watcher = Watcher()
-        options = Options(**{"max_norm": run.max_norm, "save_every": 25, **cast("dict[str, Any]", case.options)})
-        try:
-            ticks = _guarded_loop(case, run, disturbed, (guard, options, folder, watcher))
-        except NotPermitted as error:
-            return Arm(outcome=math.nan, note=str(error))
-        disturbed.take_off()
-        outcome = run.outcome()
-    arm = watcher.arm(Arm(outcome=outcome))
-    return _finished(arm, run, disturbed, began=began, ticks=ticks)
+    watcher = Watcher()
+    try:
+        with _prepared(case, seed, folder, faulted=faulted) as ready:
+            # the ledger lies beside the place: on a full disk its spool is another drill's subject
+            home = replace(guard, ledger=folder / "ledger.db")
+            ticks = _guarded_loop(case, ready, home, watcher)
+            ready.disturbed.take_off()
+            arm = watcher.arm(Arm(outcome=ready.run.outcome()))
+            return _finished(arm, ready, began=began, ticks=ticks)
+    except NotPermitted as error:
+        return Arm(outcome=math.nan, note=str(error))
 
 
-def _guarded_loop(
-    case: TrainingCase, run: Trainable, disturbed: Disturbed, how: tuple[Guard, Options, Path, Watcher]
-) -> int:
-    guard, options, folder, watcher = how
+def _guarded_loop(case: TrainingCase, ready: _Ready, guard: Guard, watcher: Watcher) -> int:
+    run, disturbed = ready.run, ready.disturbed
+    options = Options(**{"max_norm": run.max_norm, "save_every": 25, **cast("dict[str, Any]", case.options)})
     with guard.training(
         run.model, run.optimizer, scheduler=run.scheduler, ema=run.ema, gradient_filter=run.gradient_filter,
-        checkpoints=folder, options=options,
+        checkpoints=ready.folder, options=options,
     ) as guarded:  # fmt: skip
         guarded.driver.listen(watcher.hear)
         began_at: int | None = None
@@ -123,13 +145,25 @@ def _guarded_loop(
         return guarded.ticks
 
 
-def _finished(arm: Arm, run: Trainable, disturbed: Disturbed, *, began: float, ticks: int, failure: str = "") -> Arm:
-    observed, gone = disturbed.verdict()
+def _finished(arm: Arm, ready: _Ready, *, began: float, ticks: int, failure: str = "") -> Arm:
+    observed, gone = ready.disturbed.verdict()
     return replace(
-        arm, digest=f"{digest(run.model.state_dict()):08x}", ticks=ticks,
-        seconds=time.monotonic() - began, note=failure or disturbed.note,
+        arm, digest=f"{digest(ready.run.model.state_dict()):08x}", ticks=ticks,
+        seconds=time.monotonic() - began, note=failure or ready.disturbed.note,
         fault_observed=observed, fault_gone=gone,
     )  # fmt: skip
+
+
+def record_curve(case: TrainingCase, seed: int, path: Path, guard: Guard) -> None:
+    """Record the loss curve of a healthy run: the known-good run that slow convergence is held against."""
+    run = case.build(seed)
+    with guard.training(run.model, run.optimizer, scheduler=run.scheduler, max_norm=run.max_norm) as guarded:
+        while guarded.step_number < run.num_steps and not guarded.stopped:
+            for batch in guarded.batches(run.loader):
+                guarded.step(run.loss, batch)
+                if guarded.step_number >= run.num_steps:
+                    break
+        guarded.keep_curve(path)
 
 
 class Arms:
@@ -139,25 +173,36 @@ class Arms:
         self._guard = Guard(register, entries=(entry,))
         self._seed = seed
         self._home = home
+        self._curve: Path | None = None
         self._baselines: dict[object, tuple[Arm, Arm]] = {}
 
     def run(self, case: Case) -> Seed:
         """All four; folders are fresh, so no arm finds another's checkpoints."""
         if isinstance(case, WatchedCase):
             return watched_seed(case, self._seed, self._home, self._guard)
-        baseline, watched = self._baseline(case)
+        guard = self._guard_for(case)
+        baseline, watched = self._baseline(case, guard)
         unguarded = plain_arm(case, self._seed, self._folder(), faulted=True)
-        guarded = guarded_arm(case, self._seed, self._folder(), self._guard, faulted=True)
+        guarded = guarded_arm(case, self._seed, self._folder(), guard, faulted=True)
         return Seed(self._seed, baseline, watched, unguarded, guarded)
 
-    def _baseline(self, case: TrainingCase) -> tuple[Arm, Arm]:
-        key = (case.build, tuple(sorted(case.options.items())))
+    def _baseline(self, case: TrainingCase, guard: Guard) -> tuple[Arm, Arm]:
+        key = (case.build, case.place, case.learns_curve, repr(case.options), repr(case.params))
         if key not in self._baselines:
             self._baselines[key] = (
                 plain_arm(case, self._seed, self._folder(), faulted=False),
-                guarded_arm(case, self._seed, self._folder(), self._guard, faulted=False),
+                guarded_arm(case, self._seed, self._folder(), guard, faulted=False),
             )
         return self._baselines[key]
+
+    def _guard_for(self, case: TrainingCase) -> Guard:
+        params = {risk: dict(values) for risk, values in case.params.items()}
+        if case.learns_curve:
+            if self._curve is None:
+                self._curve = self._folder() / "curve.json"
+                record_curve(case, self._seed + _OTHER_SEED, self._curve, self._guard)
+            params.setdefault("train/slow-convergence", {})["baseline_curve"] = str(self._curve)
+        return replace(self._guard, params=params) if params else self._guard
 
     def _folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._home))

@@ -50,7 +50,11 @@ def bind_risks(entry: Entry, where: str) -> tuple[BoundRisk, ...]:
 
 def bind_ladder(entry: Entry, risks: tuple[BoundRisk, ...], where: str) -> tuple[Rung, ...]:
     """Second pass: the entry's ladder over the rungs that its risks know; an empty one takes their default."""
-    known = {rung.name: rung for risk in risks for rung in risk.rungs}
+    known: dict[str, Rung] = {}
+    for rung in (rung for risk in risks for rung in risk.rungs):
+        first = known.get(rung.name, rung)
+        # one rung of two risks mends what either says, by the settings of the first
+        known[rung.name] = dataclasses.replace(first, mends=first.mends | rung.mends)
     if not entry.ladder:
         return tuple(known.values())
     return tuple(_bind_rung(use, known, f"{where}.ladder[{i}]") for i, use in enumerate(entry.ladder))

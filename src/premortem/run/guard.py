@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from premortem.core.signal import Signal
 from premortem.ledger.ledger import Ledger
 from premortem.registers.load import load_register
-from premortem.registers.schema import Entry, RegisterFile
+from premortem.registers.schema import Entry, RegisterFile, RiskUse, Scalar
 from premortem.run.bind import bind_ladder, bind_risks
 
 if TYPE_CHECKING:
@@ -59,10 +61,12 @@ class Guard:
     ledger: Ledger | str | Path | None = None
     entries: tuple[str, ...] = ()
     """Only these entries, by id; all active ones when empty."""
+    params: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    """Parameters by risk id, over those of the register."""
     file: RegisterFile = field(init=False)
 
     def __post_init__(self) -> None:
-        self.file = load_register(str(self.register))
+        self.file = _with_params(load_register(str(self.register)), self.params)
         for i, entry in enumerate(self.file.entries):
             if entry.status == "active":
                 where = f"{self.file.register}: $.entries[{i}]"
@@ -111,3 +115,14 @@ class Guard:
         folder = None if checkpoints is None else Path(checkpoints)
         subject = Subject(model, optimizer, with_, dict(state or {}), folder, signals)
         return GuardedTraining(self, subject, chosen)
+
+
+def _with_params(file: RegisterFile, params: Mapping[str, Mapping[str, Scalar]]) -> RegisterFile:
+    if not params:
+        return file
+
+    def use(old: RiskUse) -> RiskUse:
+        return msgspec.structs.replace(old, params={**old.params, **params.get(old.risk, {})})
+
+    entries = [msgspec.structs.replace(e, risks=[use(r) for r in e.risks]) for e in file.entries]
+    return msgspec.structs.replace(file, entries=entries)

@@ -24,6 +24,7 @@ from premortem.core.errors import ConfigError, StageError
 from premortem.core.evidence import Event, Plain, Record
 from premortem.core.signal import Signal
 from premortem.ledger.ledger import Ledger
+from premortem.parts.curve import write_curve
 from premortem.run.bind import bind
 from premortem.run.driver import Driver
 from premortem.run.keeping import Keeping
@@ -76,6 +77,7 @@ class GuardedTraining:
         self.stop_reason = ""
         self._bad_batches: list[tuple[int, int]] = []
         self._last: Stepped | None = None
+        self._losses: list[float] = []
         self.workload = TrainingWorkload(self.stepper, subject.folder, self._requests(), subject.signals)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         given = guard.ledger
@@ -193,6 +195,14 @@ class GuardedTraining:
         """Save a bundle now; a failing disk is a finding, never an end of the run."""
         self._save()
 
+    def keep_curve(self, path: str | Path) -> None:
+        """Write this run's loss curve, as what later runs must keep up with (risk slow-convergence).
+
+        Raises:
+            ConfigError: before the first step.
+        """
+        write_curve(Path(path), self._losses)
+
     # --- one step ----------------------------------------------------------------------------
 
     def _from_loss(self, loss: Tensor) -> Stepped | None:
@@ -216,6 +226,7 @@ class GuardedTraining:
         self.ledger.note_readings(
             self.ticks, {s.name: v for s, v in zip(self.workload.signals, row, strict=True) if v is not None}
         )
+        self._losses.append(stepped.loss)
         self.driver.tick(row, self.ticks)
         if self.keeping.is_due and not self.stopped:
             self._save()

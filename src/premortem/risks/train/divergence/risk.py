@@ -41,7 +41,7 @@ from premortem.core.action import Override
 from premortem.core.clock import ticks
 from premortem.core.ladder import Relation, Rung
 from premortem.core.risk import Risk, Watch
-from premortem.parts.detectors import NonFinite, RatioToBest, Rising, Shift, Spike, Threshold
+from premortem.parts.detectors import NonFinite, RatioToBest, Rising, Shift, Spike, Threshold, training_loss_detectors
 
 DIVERGING = frozenset({"divergence"})
 
@@ -70,12 +70,12 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("weights not finite", "nonfinite_weights", "broken weights", lambda: Threshold(critical=0.5)),
         Watch("loss above its best", "loss", "divergence",
               lambda: RatioToBest(factor=p.best_factor, window=p.best_window)),
-        Watch("loss shift", "loss", "divergence", Shift),
+        Watch("loss shift", "loss", "divergence", lambda: training_loss_detectors()["shift"]),
         Watch("rising loss", "loss", "divergence",
               lambda: Rising(slope=p.rising_slope, window=p.rising_window), required=False),
         Watch("gradient shift", "grad_norm", "divergence",
               lambda: Shift(floor=p.gradient_width, slow_drift=1.0), required=False),
-        Watch("loss spike", "loss", "spike", Spike, required=False),
+        Watch("loss spike", "loss", "spike", lambda: training_loss_detectors()["spike"], required=False),
         Watch("gradient spike", "grad_norm", "spike", Spike, required=False),
     )  # fmt: skip
 

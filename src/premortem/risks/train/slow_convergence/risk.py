@@ -34,8 +34,8 @@ from premortem.core.action import Override
 from premortem.core.clock import ticks
 from premortem.core.ladder import Relation, Rung
 from premortem.core.risk import Risk, Watch
+from premortem.parts.curve import Curve, read_curve
 from premortem.parts.detectors import BaselineCurve, LowVariance, Plateau
-from premortem.parts.detectors.baseline_curve import read_curve
 
 SLOW = frozenset({"slow"})
 
@@ -49,6 +49,9 @@ class Params:
     variance_window: int = 50
     min_variance: float = 0.001
     baseline_curve: str = ""
+    curve_band: float = 0.1
+    curve_patience: int = 200
+    curve_memory: int = 50
     by: float = 10.0
     tries: int = 3
     confirm: int = 10
@@ -64,7 +67,13 @@ def watches(p: Params) -> tuple[Watch, ...]:
     if not p.baseline_curve:
         return (flat, still)
     curve = read_curve(p.baseline_curve)
-    return (flat, still, Watch("above the healthy curve", "loss", "slow", lambda: BaselineCurve(curve=curve)))
+    return (flat, still, Watch("above the healthy curve", "loss", "slow", lambda: _above(curve, p)))
+
+
+def _above(curve: Curve, p: Params) -> BaselineCurve:
+    detector = BaselineCurve(band=p.curve_band, patience=p.curve_patience, memory=p.curve_memory)
+    detector.rebase(curve)
+    return detector
 
 
 def rungs(p: Params) -> tuple[Rung, ...]:
