@@ -15,7 +15,7 @@ from premortem.registers.schema import RegisterFile
 
 Data = dict[str, object]
 LINE = re.compile(r"F:\d+: \$")
-QUICK = settings(max_examples=200, deadline=None, derandomize=True)
+QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 def small_register() -> Data:
@@ -115,7 +115,7 @@ def test_a_value_of_a_wrong_type_is_refused_at_its_path(path: Path, wrong: objec
         return
     parent[key] = wrong
     error = refusal(data)
-    assert error is not None or (wrong == 1.5 and key == "by")
+    assert error is not None or (wrong == 1.5 and key in ("by", "probability"))
     assert error is None or any(mistake.where.startswith(spell(path)) for mistake in error.mistakes)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from premortem.core.clock import Duration
-from premortem.registers.load import builtin_names, load_all, load_register
+from premortem.registers.load import builtin_names, load_all
 from premortem.registers.schema import Entry, Gate, RegisterFile
 
 ALL = load_all()
@@ -95,7 +95,7 @@ THRESHOLDS = [
 ]  # fmt: skip
 
 RUNGS = [
-    ("UT-R001", "learn again", 0.5), ("UT-R002", "cache", 0.9), ("AF-1.4", "clip", 1.0), ("AF-1.4", "reduce on", 0.5),
+    ("UT-R001", "learn again", 0.5), ("UT-R002", "cache", 0.9), ("AF-1.4", "clip", 1.0), ("AF-1.4", "halve", 0.5),
     ("AF-2.1", "keep elites", 0.3), ("AF-2.1", "adapt", 0.01), ("AF-2.2", "use the stable", 1e-7),
     ("AF-2.3", "rate on", 1000), ("AF-2.3", "rate in parallel", 4), ("AF-2.3", "approximate", 100),
     ("AF-3.1", "limit", 50), ("AF-3.1", "back off", 2), ("AF-3.2", "augment", 2), ("AF-3.3", "raise the KL", 2.0),
@@ -115,7 +115,8 @@ PHRASES = [
     ("UT-R009", "99 %"), ("UT-R009", "two reviewers"), ("UT-R009", "30 days"), ("AF-1.1", "1.35 GB"),
     ("AF-1.2", "seed 44, 8 epochs"), ("AF-1.2", "seed 43, 12 epochs"), ("AF-1.2", "seed 42, 10 epochs"),
     ("AF-1.2", "0.90, 0.92 and 0.94"), ("AF-1.2", "2,048, 3,072 and 4,096"), ("AF-1.3", "4 × the model"),
-    ("AF-1.3", "every 1,000 steps"), ("AF-1.4", "1,000 steps"), ("AF-1.4", "0.999"), ("AF-2.1", "generation 30"),
+    ("AF-1.3", "every 1,000 steps"), ("AF-1.4", "1,000"), ("AF-1.4", "5 evaluations"),
+    ("AF-1.4", "0.999"), ("AF-2.1", "generation 30"),
     ("AF-2.1", "generation 15"), ("AF-2.2", "1e-6"), ("AF-2.2", "length 512"), ("AF-2.3", "10,000"), ("AF-2.3", "0.9"),
     ("AF-3.1", "60 s at most"), ("AF-3.2", "epochs 1 and 2"), ("AF-3.3", "0.4"), ("AF-3.3", "5 to 20 tokens"),
     ("AF-4.1", "0.1 to 0.15"), ("AF-4.2", "45 % zeros"), ("AF-4.2", "500 calibration"), ("AF-I.2", "10, 5, 8 and 3 GB"),
@@ -258,20 +259,16 @@ def ladder(entry: Entry) -> list[str]:
     return [use.rung for use in entry.ladder]
 
 
-def test_the_ladders_of_training_name_their_rungs() -> None:
-    assert ladder(load_register("hrm").entries[0]) == [
-        "skip the offending batch",
-        "cut the learning rate",
-        "clip gradients",
-        "restore the last good checkpoint",
-        "try another learning rate",
-    ]
-    assert ENTRIES["AF-I.2"].risks[0].params == {
-        "free_factor": 1.5,
-        "prune_below_gb": 2.0,
-        "stop_below_gb": 0.5,
-        "keep": 3,
-    }
+def test_the_ladders_of_training_keep_the_order_of_their_sources() -> None:
+    first = ["skip the offending batch", "cut the learning rate", "clip gradients", "restore the last good checkpoint"]
+    assert ladder(ENTRIES["HRM-9.1.1"])[:4] == first
+    ours = ["warm up", "clip gradients", "halve the learning rate", "restore the last good checkpoint"]
+    assert [rung for rung in ladder(ENTRIES["AF-1.4"]) if rung in ours] == ours
+
+
+def test_the_storage_entry_sets_the_figures_of_its_source() -> None:
+    figures = {"free_factor": 1.5, "prune_below_gb": 2.0, "stop_below_gb": 0.5, "keep": 3}
+    assert ENTRIES["AF-I.2"].risks[0].params == figures
 
 
 def test_loading_imports_no_tensor_library() -> None:
