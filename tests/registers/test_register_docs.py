@@ -26,7 +26,7 @@ def test_the_example_loads() -> None:
 def test_the_errors_on_the_page_are_those_of_the_loader() -> None:
     text = block("example")
     for old, new in (
-        ("owner: training", "onwer: training"),
+        ("owner: training", "ownr: training"),
         ("severity: high", "severity: hgih"),
         ("tries: 2", "tries: 0"),
         ("red: 7", "red: 1"),

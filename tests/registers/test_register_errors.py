@@ -102,7 +102,7 @@ ONE_MISTAKE = [
     ("owner: me", "owner: me\n    per: 0 ticks", "$.entries[0].per: found '0 ticks', expected a duration above zero"),
     ("owner: me", "owner: &o me\n    decide_by: *o", "demo.yaml:12: $.entries[0].decide_by: found an alias of another part of the file"),
     ("schema: premortem/v1", "schema: premortem/v2", "demo.yaml:1: $.schema: found 'premortem/v2', expected one of premortem/v1; did you mean"),
-    ("title: Demo", "title: Demo\ntittle: x", "demo.yaml:4: $.tittle: found the unknown key 'tittle', expected one of schema, register, title"),
+    ("title: Demo", "title: Demo\ntitlle: x", "demo.yaml:4: $.titlle: found the unknown key 'titlle', expected one of schema, register, title"),
 ]  # fmt: skip
 
 
@@ -179,6 +179,10 @@ def test_a_gate_may_name_an_entry_that_has_another_mistake() -> None:
         ("a: b: c", "demo.yaml:1: $: found text that is not YAML at column 5"),
         ("a: *b", "undefined alias"),
         ("a: 1\n---\nb: 2", "single document"),
+        (
+            "a: " + "[" * 60 + "]" * 60,
+            "demo.yaml:1: $: found text that is not YAML at column 42 (nested more than 40 deep)",
+        ),
         ("a: \0", "control characters are not allowed"),
         ("a: \ud800", "surrogates not allowed"),
     ],

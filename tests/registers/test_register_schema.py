@@ -34,8 +34,8 @@ def test_a_shipped_register_obeys_the_schema(name: str) -> None:
 
 
 def test_the_schema_refuses_an_unknown_key() -> None:
-    data = msgspec.to_builtins(load_register("hrm")) | {"tittle": "x"}
-    with pytest.raises(jsonschema.ValidationError, match="tittle"):
+    data = msgspec.to_builtins(load_register("hrm")) | {"titlle": "x"}
+    with pytest.raises(jsonschema.ValidationError, match="titlle"):
         jsonschema.Draft202012Validator(json_schema()).validate(data)
 
 

@@ -76,7 +76,7 @@ THRESHOLDS = [
     ("AF-2.3", "expected", "critical", 480), ("AF-3.1", "success rate", "red", 90),
     ("AF-3.1", "request rate", "red", 50), ("AF-3.1", "money", "critical", 200),
     ("AF-3.2", "accuracy of chain", "red", 0.90), ("AF-3.2", "accuracy of MECE", "red", 0.85),
-    ("AF-3.2", "accuracy of fals", "red", 0.80), ("AF-3.2", "accuracy of Bayes", "red", 0.75),
+    ("AF-3.2", "accuracy of falsif", "red", 0.80), ("AF-3.2", "accuracy of Bayes", "red", 0.75),
     ("AF-3.2", "mean accuracy", "red", 0.85), ("AF-3.2", "epochs without", "red", 2),
     ("AF-3.3", "divergence", "red", 0.3), ("AF-3.3", "mean length", "red", 5), ("AF-3.3", "mean distance", "red", 3),
     ("AF-4.1", "compression of a tiny", "red", 6), ("AF-4.1", "compression of a small", "red", 8),
