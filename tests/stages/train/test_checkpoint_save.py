@@ -12,6 +12,7 @@ import torch
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.train.checkpoint import Captured, Shelf, load_bundle, save_bundle, verify_bundle
 from premortem.stages.train.checkpoint.disk import check_room, disk_errors, open_regular
+from premortem.stages.train.checkpoint.load import _Part
 from premortem.stages.train.checkpoint.manifest import MANIFEST
 from premortem.stages.train.checkpoint.sealed import read_sealed, seal
 
@@ -221,3 +222,36 @@ def test_a_bundle_file_is_json_and_the_manifest_can_be_read_by_hand(tmp_path):
     body = json.loads((bundle.path / MANIFEST).read_text())["body"]
     assert body["step"] == 1
     assert load_bundle(bundle.path)["data"] == {"epoch": 1, "at": (2, None)}
+
+
+def test_an_io_error_within_a_file_names_what_could_not_be_read(tmp_path):
+    """A real EIO: the process's own memory, opened as a file, cannot be read at address 0."""
+    bundle = save_bundle(tmp_path, 1, {"model": torch.ones(3)})
+    manifest = verify_bundle(bundle.path)
+    reader = _Part(bundle.path, manifest, manifest.parts[0])
+    with reader, open("/proc/self/mem", "rb") as memory:
+        os.dup2(memory.fileno(), reader._descriptor)
+        with pytest.raises(StageError, match="header cannot be read"):
+            reader.tree()
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    bundle = save_bundle(tmp_path, 1, {"model": torch.ones(3)})
+    manifest = verify_bundle(bundle.path)
+    with _Part(bundle.path, manifest, manifest.parts[0]) as reader:
+        os.truncate(bundle.path / "model.safetensors", 20)
+        with pytest.raises(StageError, match="ends within its header"):
+            reader.tree()
+
+
+@pytest.mark.parametrize("noise", [b"\xff" * 8, b'"__metadata__"'])
+def test_a_changed_header_is_caught(tmp_path, noise):
+    bundle = save_bundle(tmp_path, 1, {"model": torch.ones(3)})
+    file = bundle.path / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:8] + noise + data[8 + len(noise) :])
+    with pytest.raises(StageError, match="header does not match its hash; it was changed"):
+        load_bundle(bundle.path)
+    file.write_bytes(data.replace(b'"F32"', b'"I32"'))
+    with pytest.raises(StageError, match="header does not match its hash; it was changed"):
+        load_bundle(bundle.path)
