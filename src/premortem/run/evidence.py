@@ -1,0 +1,324 @@
+"""Reads the ledger into what people ask for: runs, incidents with their timelines, and what was not watched.
+
+Nothing here is remembered elsewhere: what a report or a command shows is read from the evidence each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal, cast
+
+from premortem.core.evidence import Plain, Record
+from premortem.ledger.ledger import ALL, Filters, Ledger, Receipt, Row
+
+OPEN = "open"
+_VERDICTS = {"closed", "held", "handed_over"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of a timeline: when, what happened in words, and the hash that proves it.
+
+    ``wall`` is in Unix seconds.
+    """
+
+    seq: int
+    wall: float
+    tick: int
+    event: str
+    words: str
+    hash: str
+
+
+@dataclass(slots=True)
+class RungTried:
+    """One try of one rung; ``verdict`` is ``helped``, ``failed``, or empty where none was given."""
+
+    rung: str
+    tick: int
+    verdict: str = ""
+    why: str = ""
+
+
+@dataclass(slots=True)
+class IncidentView:
+    """One incident of the ledger. ``number`` counts over the whole ledger, ``own`` within its run.
+
+    ``ticks`` is how long it took from the first finding to the verified recovery.
+    """
+
+    number: int
+    run: str
+    own: int
+    entry: str
+    level: str
+    because: str
+    tick: int
+    wall: float
+    verdict: str = OPEN
+    after_rung: str = ""
+    ticks: int | None = None
+    why: str = ""
+    relapses: int = 0
+    rungs: list[RungTried] = field(default_factory=list)
+    timeline: list[Line] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Plain]:
+        """Plain data, timeline included."""
+        return cast("dict[str, Plain]", asdict(self))
+
+
+@dataclass(slots=True)
+class RunView:
+    """One guarded run of the ledger. ``outcome`` and ``twin`` are known where the main job wrote them."""
+
+    run: str
+    began: float
+    ended: float | None = None
+    steps: int | None = None
+    why: str = ""
+    outcome: float | None = None
+    twin: str = ""
+    twin_outcome: float | None = None
+    unwatched: list[str] = field(default_factory=list)
+    guard_faults: list[str] = field(default_factory=list)
+    faults: list[Line] = field(default_factory=list)
+    incidents: list[IncidentView] = field(default_factory=list)
+    num_findings: int = 0
+    last_hash: str = ""
+
+    def to_json(self) -> dict[str, Plain]:
+        """Plain data."""
+        return cast("dict[str, Plain]", asdict(self))
+
+
+def runs(ledger: Ledger) -> list[RunView]:
+    """Every guarded run, oldest first, with its incidents; raises ``StageError`` for an unreadable ledger."""
+    found: dict[str, RunView] = {}
+    reader = _IncidentReader()
+    for row in ledger.records(ALL):
+        if row.record.event == "run" and row.run not in found:
+            found[row.run] = RunView(row.run, row.wall)
+        view = found.get(row.run)
+        incident = reader.take(row)
+        if view is not None:
+            _take_run(view, row)
+            if incident is not None:
+                view.incidents.append(incident)
+    return [*found.values()]
+
+
+def incidents(ledger: Ledger) -> list[IncidentView]:
+    """Every incident, oldest first; raises ``StageError`` where the ledger cannot be read."""
+    reader = _IncidentReader()
+    return [incident for row in ledger.records(ALL) if (incident := reader.take(row)) is not None]
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
+    """Rows in words, without those that say nothing to people."""
+    return [_line(row) for row in rows if in_words(row.record)]
+
+
+def proofs(ledger: Ledger) -> dict[str, Row]:
+    """The latest proof of each entry that has one, by entry."""
+    return {row.record.entry: row for row in ledger.records(Filters(events=("proof",)))}
+
+
+def request(ledger: Ledger, event: Literal["acknowledged", "rebaselined"], entry: str, who: str) -> Receipt:
+    """Ask the guard of the ledger's run to release an entry's latch, or to accept a new normal.
+
+    It is evidence first: the guard honours it when it next asks, at the latest on resume.
+    """
+    return ledger.append(Record(event, entry, None, 0, 0.0, {"who": who, "asked": True}))
+
+
+def open_requests(ledger: Ledger, run: str) -> list[Row]:
+    """What people asked of a run and its guard has not done yet, oldest first."""
+    waiting: dict[tuple[str, str], Row] = {}
+    for row in ledger.records(Filters(events=("acknowledged", "rebaselined"), run=run)):
+        key = (row.record.event, row.record.entry)
+        if row.record.data.get("asked") is True:
+            waiting[key] = row
+        else:
+            waiting.pop(key, None)
+    return sorted(waiting.values(), key=lambda row: row.seq)
+
+
+def in_words(record: Record) -> str:
+    """A record as one line for people; empty for one that only machines need.
+
+    >>> in_words(Record("relapse", "DEF-1", 1, 9, 0.0, {"why": "seen again"}))
+    'relapse: seen again'
+    """
+    data = record.data
+    if record.event in ("intent", "outcome"):
+        return _of_command(record.event, data)
+    form = _FORMS.get(record.event)
+    return record.event.replace("_", " ") if form is None else form(data)
+
+
+# --- inside ------------------------------------------------------------------------------------
+
+
+class _IncidentReader:
+    """Follows rows in order; gives each incident when it opens, and fills it in afterwards."""
+
+    def __init__(self) -> None:
+        self._live: dict[tuple[str, int], IncidentView] = {}
+        self._count = 0
+
+    def take(self, row: Row) -> IncidentView | None:
+        record = row.record
+        if record.incident is None:
+            return None
+        key, opened = (row.run, record.incident), None
+        if record.event == "opened":
+            self._count += 1
+            level, because = str(record.data.get("level", "")), str(record.data.get("because", ""))
+            opened = IncidentView(self._count, *key, record.entry, level, because, record.tick, row.wall)
+            self._live[key] = opened
+        if key in self._live:
+            _take(self._live[key], row)
+        return opened
+
+
+def _take(incident: IncidentView, row: Row) -> None:
+    record, data = row.record, row.record.data
+    if in_words(record):
+        incident.timeline.append(_line(row))
+    if record.event == "intent" and data.get("verb") == "turn":
+        incident.rungs.append(RungTried(str(data["rung"]), record.tick))
+    elif record.event == "verified":
+        _judge_rung(incident, data)
+    elif record.event == "relapse":
+        incident.relapses += 1
+    elif record.event == "recovered":
+        incident.ticks = record.tick - incident.tick
+    elif record.event in _VERDICTS:
+        incident.verdict = str(data.get("verdict", "handed over"))
+        incident.after_rung = str(data.get("after_rung", ""))
+        incident.why = str(data.get("why", ""))
+
+
+def _judge_rung(incident: IncidentView, data: dict[str, Plain]) -> None:
+    for tried in reversed(incident.rungs):
+        if tried.rung == data.get("rung"):
+            tried.verdict, tried.why = str(data.get("verdict", "")), str(data.get("why", ""))
+            return
+
+
+def _take_run(view: RunView, row: Row) -> None:
+    record, data = row.record, row.record.data
+    view.last_hash = row.hash
+    if record.event == "run":
+        _take_milestone(view, row.wall, data)
+    elif record.event == "finding":
+        view.num_findings += 1
+    elif record.event == "fault":
+        view.faults.append(_line(row))
+    elif record.event == "unwatched":
+        _once(view.unwatched, str(data.get("what", "")))
+    elif record.event == "guard_fault":
+        _once(view.guard_faults, str(data.get("what", "")))
+
+
+def _take_milestone(view: RunView, wall: float, data: dict[str, Plain]) -> None:
+    what = data.get("what")
+    if what == "ended":
+        steps = data.get("steps")
+        view.ended, view.why = wall, str(data.get("why", ""))
+        view.steps = steps if isinstance(steps, int) else None
+    elif what == "outcome":
+        view.outcome = _number(data.get("value"))
+    elif what == "twin":
+        view.twin, view.twin_outcome = str(data.get("run", "")), _number(data.get("value"))
+
+
+def _number(value: Plain) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _once(words: list[str], more: str) -> None:
+    if more not in words:
+        words.append(more)
+
+
+def _line(row: Row) -> Line:
+    return Line(row.seq, row.wall, row.record.tick, row.record.event, in_words(row.record), row.hash)
+
+
+def _of_command(event: str, data: dict[str, Plain]) -> str:
+    verb, rung = data.get("verb"), data.get("rung")
+    if event == "intent" and verb == "turn":
+        again = f", try {data['attempt']}" if data.get("attempt", 1) != 1 else ""
+        why = f" ({data['why']})" if data.get("why") else ""
+        return f"rung: {rung}{again}{why}"
+    if event == "intent" and verb == "undo":
+        return f"take back: {rung}"
+    if event == "outcome" and verb == "read" and "as_expected" in data:
+        told = "as expected" if data["as_expected"] else f"NOT as expected, which is {_short(data.get('expected'))}"
+        return f"read back: {_short(data.get('value'))}, {told}"
+    if event == "outcome" and rung is not None and data.get("ok") is not True:
+        return f"{verb} of {rung!r} did not succeed: {data.get('detail') or 'unknown'}"
+    return ""
+
+
+def _short(value: Plain) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _finding(data: dict[str, Plain]) -> str:
+    level = data.get("level") or "INCONCLUSIVE"
+    if level == "GREEN":
+        return f"GREEN again: {data.get('watch')}"
+    value = data.get("value")
+    seen = "missing" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{level}: {data.get('symptom')}, {data.get('signal')} = {seen} ({data.get('watch')})"
+
+
+def _verified(data: dict[str, Plain]) -> str:
+    why = f": {data['why']}" if data.get("why") else ""
+    return f"verified: {data.get('rung')} {data.get('verdict')}{why}"
+
+
+def _verdict(data: dict[str, Plain]) -> str:
+    standing = data.get("standing")
+    left = f", still standing: {', '.join(map(str, standing))}" if isinstance(standing, list) and standing else ""
+    after = f" after rung {data['after_rung']!r}" if data.get("after_rung") else ""
+    return f"{data.get('verdict')}{after}{left}"
+
+
+def _run(data: dict[str, Plain]) -> str:
+    told = [f"{key} {_short(value)}" for key, value in data.items() if key not in ("what", "why") and value != ""]
+    why = f": {data['why']}" if data.get("why") else ""
+    return f"run {data.get('what')}{' (' + ', '.join(told) + ')' if told else ''}{why}"
+
+
+
+
+def _asked(data: dict[str, Plain]) -> str:
+    return "asked for: " if data.get("asked") is True else ""
+
+
+_FORMS = {
+    "run": _run,
+    "finding": _finding,
+    "opened": lambda d: f"incident opened: {d.get('because')}",
+    "queued": lambda d: f"waits behind incident {d.get('behind')}",
+    "verified": _verified,
+    "relapse": lambda d: f"relapse: {d.get('why')}",
+    "recovered": lambda d: f"recovered after rung {d.get('after_rung')!r}, through a whole relapse watch",
+    "held": _verdict,
+    "closed": lambda d: f"closed: {_verdict(d)}",
+    "handed_over": lambda d: f"handed over to a person: {d.get('why')}",
+    "escalated": lambda d: f"escalated at {d.get('level')}",
+    "good": lambda d: f"checkpoint of tick {d.get('saved_at')} earned its good mark",
+    "acknowledged": lambda d: f"{_asked(d)}acknowledged by {d.get('who')}",
+    "rebaselined": lambda d: f"{_asked(d)}new normal accepted by {d.get('who')}",
+    "guard_fault": lambda d: f"the guard itself: {d.get('what')}",
+    "unwatched": lambda d: f"not watched: {d.get('what')}",
+    "fault": lambda d: f"fault {d.get('what')}: {d.get('detail')}",
+    "proof": lambda d: f"proof: {d.get('verdict')} on {d.get('seeds')} seeds",
+    "gate": lambda d: f"gate {d.get('gate')}: {d.get('answer')}",
+}
