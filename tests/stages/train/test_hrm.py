@@ -72,20 +72,18 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     ("config", "low", "high"),
     [
         (sudoku_config(4), 0.29e6, 0.31e6),
-        (sudoku_config(6), 0.9e6, 1.1e6),
-        (sudoku_config(9), 3.0e6, 3.4e6),
+        (sudoku_config(6), 0.55e6, 0.58e6),
+        (sudoku_config(9), 3.1e6, 3.3e6),
         (PAPER_SUDOKU, 27.0e6, 27.5e6),
     ],
 )
 def test_named_sizes_have_the_parameter_counts_they_promise(config, low, high) -> None:
-    with torch.device("meta"):
-        model = HRM(config)
+    model = HRM(config)
     assert low <= model.num_parameters <= high
 
 
 def test_paper_size_counts_blocks_exactly() -> None:
-    with torch.device("meta"):
-        model = HRM(PAPER_SUDOKU)
+    model = HRM(PAPER_SUDOKU)
     attention, mlp = 4 * 512 * 512, 3 * 512 * 1536
     rest = 10 * 512 + 512 + 10 * 512 + 2 * 512 + 2  # tokens, prefix, token head, Q head
     assert model.num_parameters == 8 * (attention + mlp) + rest
@@ -420,3 +418,29 @@ def test_a_batch_of_another_size_than_the_carry_is_refused(stream) -> None:
     carry = model.initial_carry(batch)
     with pytest.raises(ConfigError, match="keep the batch size"):
         act_loss(model, carry, {name: tensor[:8] for name, tensor in batch.items()})
+
+
+def test_a_segment_under_bfloat16_autocast_keeps_float32_states_and_finite_loss(stream) -> None:
+    model = tiny_model(loss="stablemax")
+    batch = batch_at(stream, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        carry, loss, _ = act_loss(model, model.initial_carry(batch), batch)
+        carry, loss, _ = act_loss(model, carry, batch)
+    loss.backward()
+    assert carry.z_high.dtype == carry.z_low.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_poisoned_carry_stays_poisoned_until_its_puzzle_halts(stream) -> None:
+    model = tiny_model(halting=Halting(max_segments=4, exploration=0.0))
+    batch = batch_at(stream, 0)
+    carry, _, _ = act_loss(model, model.initial_carry(batch), batch)
+    poisoned = replace(carry, z_low=carry.z_low.index_fill(0, torch.tensor([2]), math.nan))
+    after, loss, metrics = act_loss(model, poisoned, batch)
+    assert torch.isnan(loss)
+    assert torch.isnan(metrics["loss"])
+    assert torch.isnan(after.z_high[2]).all()
+    assert torch.isfinite(after.z_high[[0, 1, 3]]).all()
+    fresh = model.admit(replace(after, halted=torch.ones_like(after.halted)), batch)
+    assert torch.isfinite(fresh.z_high).all()
