@@ -13,10 +13,13 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from checkpoint_faults import extra_block, flip_bit, lose_file, same, state_at, truncate, zero_block
 from premortem.core.errors import StageError
@@ -58,13 +61,13 @@ class Dcp:
 
     def save(self, folder: Path, state: State) -> None:
         for part, tree in state.items():
-            dcp.save({"tree": tree}, checkpoint_id=folder / part)
+            save({"tree": tree}, checkpoint_id=folder / part)
 
     def load(self, folder: Path) -> State:
         state = state_at(1)
         for part in state:
             into = {"tree": state[part]}
-            dcp.load(into, checkpoint_id=folder / part)
+            load(into, checkpoint_id=folder / part)
             state[part] = into["tree"]
         return state
 
@@ -117,7 +120,7 @@ class Older(Bundles):
 def _outcome(store: Bundles | TorchSave | Dcp, folder: Path, truth: State) -> str:
     try:
         loaded = store.load(folder)
-    except (Exception, dcp.api.CheckpointException):  # DCP's own is a BaseException; any error is a "no"
+    except (Exception, CheckpointException):  # DCP's own is a BaseException; any error is a "no"
         return "caught"
     return "harmless" if same(loaded, truth) else "silent"
 
@@ -176,7 +179,7 @@ def _try(store: Bundles | TorchSave | Dcp, folder: Path, state: State) -> str:
     try:
         store.save(folder, state)
         store.load(folder)
-    except (StageError, OSError, RuntimeError, pickle.PickleError, dcp.api.CheckpointException):
+    except (StageError, OSError, RuntimeError, pickle.PickleError, CheckpointException):
         return "refused"
     return "saved, loaded"
 
@@ -197,7 +200,7 @@ def share(work: Path, width: int = 512, every: int = 200) -> None:
     step()
     # The fastest step against the median save: a busy machine must not make saving look cheap.
     per_step = min(_seconds(step) for _ in range(6))
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state: State = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     values = sum(parameter.numel() for parameter in model.parameters())
     print(f"step {per_step * 1e3:.0f} ms, save every {every} steps, {values} parameters")
     with Shelf(work / "share") as shelf:
@@ -230,7 +233,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _report(name: str, writer: Callable[[int], object], per_step: float, every: int) -> None:
-    middle = sorted(_seconds(lambda number=number: writer(number)) for number in range(1, 6))[2]
+    middle = sorted(_seconds(partial(writer, number)) for number in range(1, 6))[2]
     part = 100 * middle / (per_step * every + middle)
     densest = 19 * middle / per_step
     print(f"{name:30} median {middle:5.2f} s a save, {part:5.2f} % of the run; 5 % at every {densest:.0f} steps")
