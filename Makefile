@@ -1,0 +1,61 @@
+# make run and make test each work alone on a fresh machine with Python >= 3.11, make and a C compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEEDS ?= 3
+
+.PHONY: setup run test check drill bench soak docs clean format
+
+setup: $(STAMP)
+
+# torch comes first and pinned: asked for by another package it would bring gigabytes of CUDA
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+run: setup
+	$(BIN)/premortem run
+
+test: setup
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python tests/coverage_floor.py
+
+check: setup
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell src docs README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/premortem register validate --all
+	$(BIN)/python docs/tables.py --check
+
+drill: setup
+	$(BIN)/premortem drill HRM-9.1.1 AF-1.4 AF-I.2 --seeds $(SEEDS)
+
+bench: setup
+	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/engine_cost.py
+	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/sabotage.py
+	$(BIN)/python benchmarks/detectors.py
+	$(BIN)/python benchmarks/grokking.py
+	$(BIN)/python benchmarks/hrm_sudoku.py --size 4 --seeds 3 --minutes 10
+
+soak: setup
+	$(BIN)/python benchmarks/checkpoint_soak.py
+	$(BIN)/python benchmarks/kill_soak.py
+
+docs: setup
+	$(BIN)/python docs/tables.py
+	$(BIN)/python -m premortem.app.report.picture docs/img/rescued.svg
+
+format: setup
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+clean:
+	rm -rf $(VENV) .premortem build dist *.egg-info

@@ -1,0 +1,36 @@
+"""The house keeps its sizes and its layers: what ruff and import-linter do not measure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "premortem"
+FILES = sorted(SRC.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_a_file_is_one_thing_and_fits_300_lines(path: Path) -> None:
+    if not path.name.startswith("test_"):
+        assert len(path.read_text("utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("page", sorted(SRC.glob("risks/*/*/risk.py")), ids=lambda p: p.parent.name)
+def test_a_risk_page_is_read_in_two_minutes(page: Path) -> None:
+    assert len(page.read_text("utf-8").splitlines()) <= 130
+
+
+@pytest.mark.parametrize("module", ["premortem", "premortem.run.discover", "premortem.registers.load"])
+def test_the_risk_plane_loads_neither_torch_nor_numpy(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        "from premortem.run.discover import find_risks\n"
+        "[found.load() for found in find_risks().values()]\n"
+        "heavy = {'torch', 'numpy', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
