@@ -1,8 +1,8 @@
 """Collapse after memorising, from the training loss alone: the product's detector, cross-validated by study.
 
 Label: a run collapses when, after training accuracy first reached 0.99, it falls below 0.90. The detector never sees
-accuracy; its three bounds are fitted on the other studies (logistic regression of "accuracy below 0.9" on log loss, pooled over
-observations) and scored on the study left out. Run: ``python benchmarks/grokking.py [--json]``.
+accuracy; its three bounds are fitted on the other studies (logistic regression of "accuracy below 0.9" on log loss,
+pooled over observations) and scored on the study left out. Run: ``python benchmarks/grokking.py [--json]``.
 """
 
 from __future__ import annotations

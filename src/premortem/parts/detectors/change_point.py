@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import sqrt
 from typing import final
 
 from premortem.core.detector import Level, State
-from premortem.parts.detectors.levels import GREEN, RED
+from premortem.parts.detectors.levels import GREEN, LARGEST, RED
 from premortem.parts.detectors.snapshot import put_back, require, take
 
 _FIELDS = ("count", "down", "location", "scale", "squares", "up")
@@ -41,7 +41,7 @@ class ChangePoint:
 
     def observe(self, value: float) -> Level | None:
         """Take one value; ``None`` during warm-up and for NaN or infinite values."""
-        if not -inf < value < inf:
+        if not -LARGEST < value < LARGEST:
             return None
         deviation = value - self.location
         if self.count < self._warm_up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
@@ -38,6 +39,8 @@ class Collapse:
     def observe(self, value: float) -> Level | None:
         """Take one training loss; ``None`` until armed and for NaN. +Inf is RED once armed."""
         if value <= self._memorised:
+            if value == -inf:
+                return None
             self.armed, self.red = 1.0, 0.0
             return GREEN
         if value != value or not self.armed:

@@ -1,4 +1,4 @@
-"""The four levels as plain module names: an enum attribute costs 30 ns on the hot path, a global 2."""
+"""The four levels as plain module names (an enum attribute costs 30 ns, a global 2), and the largest value."""
 
 from __future__ import annotations
 
@@ -10,3 +10,5 @@ GREEN: Final = Level.GREEN
 YELLOW: Final = Level.YELLOW
 RED: Final = Level.RED
 CRITICAL: Final = Level.CRITICAL
+
+LARGEST: Final = 1e100  # beyond it squares and sums overflow: such a value is treated as infinite

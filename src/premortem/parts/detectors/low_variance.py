@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
-from premortem.parts.detectors.levels import GREEN, YELLOW
+from premortem.parts.detectors.levels import GREEN, LARGEST, YELLOW
 from premortem.parts.detectors.snapshot import put_back, require, take, take_window, window_from
 
 _FIELDS = ("origin", "position", "squares", "total")
@@ -34,7 +33,7 @@ class LowVariance:
 
     def observe(self, value: float) -> Level | None:
         """Take one value; ``None`` until the window is full and for NaN or infinite values."""
-        if not -inf < value < inf:
+        if not -LARGEST < value < LARGEST:
             return None
         values = self.values
         if len(values) < self._window:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
-from premortem.parts.detectors.levels import GREEN, RED
+from premortem.parts.detectors.levels import GREEN, LARGEST, RED
 from premortem.parts.detectors.snapshot import put_back, require, take
 
 _FIELDS = ("count", "drift", "mean")
@@ -37,7 +36,7 @@ class PageHinkley:
 
     def observe(self, value: float) -> Level | None:
         """Take one value; ``None`` during warm-up and for NaN or infinite values."""
-        if not -inf < value < inf:
+        if not -LARGEST < value < LARGEST:
             return None
         value *= self._sign
         excess = value - self.mean

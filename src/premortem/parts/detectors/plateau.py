@@ -6,7 +6,7 @@ from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
-from premortem.parts.detectors.levels import GREEN, YELLOW
+from premortem.parts.detectors.levels import GREEN, LARGEST, YELLOW
 from premortem.parts.detectors.snapshot import put_back, require, take
 
 _FIELDS = ("before", "count", "level", "total")
@@ -34,7 +34,7 @@ class Plateau:
 
     def observe(self, value: float) -> Level | None:
         """Take one value; ``None`` during the first window and for NaN or infinite values."""
-        if not -inf < value < inf:
+        if not -LARGEST < value < LARGEST:
             return None
         self.total += value
         self.count += 1.0

@@ -10,35 +10,38 @@ from premortem.parts.detectors.levels import GREEN, RED
 from premortem.parts.detectors.snapshot import put_back, require, take, take_window, window_from
 
 _FIELDS = (
-    "block_count", "block_sum", "calm", "count", "fast", "last", "red", "reference", "scale", "slow", "wander",
-    "width",
+    "bends", "block_count", "block_sum", "calm", "closed", "count", "fast", "held", "last", "mean_1", "mean_2", "red",
+    "reference", "scale", "slow", "wander", "width",
 )  # fmt: skip
 _BLOCK = 32.0
 _BLOCKS = 8
 _FAST_CLIP = 4.0
 _SLOW_CLIP = 2.0  # the tail of batch difficulty is heavy: in the slow sum no one step counts for more
 _SCALE_MEMORY = 1 / 64
-_TO_SIGMA = 0.8862  # the mean absolute difference of two normal values is sigma / 0.8862
+_CHANGE_CLIP = 1.5
+_TO_SIGMA = 1.0876  # 1 / mean difference of two normal values of sigma 1, clipped at 1.5: tails hardly count
 _WANDER_MEMORY = 1 / 8
 _CALM_DRIFT = 0.75  # widths above the reference that still count as back
 _CALM_BOUND = 8.0
-_WANDER_TO_SIGMA = 5.0  # half of what independent values show between neighbouring blocks of 32
+# 2.743 would give independent values their sigma back; at half of that only a stream that truly wanders is widened
+_BEND_TO_SIGMA = 1.37  # times |m0 - 2 m1 + m2| of neighbouring block means
 
 
 @final
 class Shift:
     """RED when a positive stream rises and stays up; one jump that heals alone never is.
 
-    The reference is the lowest mean among the last 8 blocks of 32 values: a falling loss pulls it
-    down at once, a flattening one is never extrapolated, a slow rise cannot drag it up before it is seen. The
-    width comes from clipped step-to-step differences, which no trend inflates; where neighbouring
-    block means wander more than such noise explains, from the wander. Two sums after Page (1954): a fast one for
-    jumps of about three widths, a slow one for ramps and small level shifts. Evidence freezes the
-    reference, so flagged values never enter it. Clears by a third sum, towards the reference.
+    The reference is the lowest mean among the last 8 admitted blocks of 32 values: a falling loss pulls it down at
+    once, a flattening one is never extrapolated, a slow rise cannot drag it up before it is seen. The width is the
+    larger of two: clipped step-to-step differences, which no trend inflates, and the bend between
+    neighbouring block means, for streams that wander. Two sums after Page (1954): a fast one for jumps of about
+    three widths, a slow one for ramps and small shifts. A block in which a sum passed half its bound is not
+    admitted, and values while RED enter nothing. Clears by a third sum, towards the reference.
 
     Scale invariant (log values). Covered: level shifts, ramps, exponential growth, jumps that decay over ten or more
-    steps. Not covered: single steps (Spike), zero or negative values (inconclusive), growth slower than
-    about one width in 256 values, which becomes the normal.
+    steps. Not covered: single steps (Spike); zero or negative values (inconclusive); growth slower than about one
+    width in 256 values, which becomes the normal. A healthy stream whose noise is autocorrelated over many
+    steps (AR(1) of 0.5 and more) alarms within some thousand values: widen ``floor``, or average it.
 
     Source: E. S. Page, Continuous inspection schemes, Biometrika 41 (1954).
     """
@@ -53,10 +56,10 @@ class Shift:
         *,
         fast_drift: float = 1.25,
         fast_bound: float = 7.5,
-        slow_drift: float = 0.45,
-        slow_bound: float = 11.0,
+        slow_drift: float = 0.6,
+        slow_bound: float = 12.0,
         floor: float = 0.02,
-        warm_up: float = 96,
+        warm_up: float = 160,
     ) -> None:
         """Drifts and bounds in widths; ``floor``: the least width in log units (0.02: 2 %); ``warm_up`` in values."""
         self.params: dict[str, float] = {
@@ -75,6 +78,7 @@ class Shift:
         self._floor, self._warm_up = float(floor), float(warm_up)
         self.count = self.last = self.scale = self.wander = self.reference = 0.0
         self.fast = self.slow = self.calm = self.red = self.block_sum = self.block_count = 0.0
+        self.bends = self.closed = self.held = self.mean_1 = self.mean_2 = 0.0
         self.width = self._floor
         self.means: list[float] = []
 
@@ -100,10 +104,9 @@ class Shift:
         self.slow = slow = slow if slow > 0.0 else 0.0
         if self.red or fast >= self._fast_bound or slow >= self._slow_bound:
             return self._flagged(x, z)
-        if fast < self._fast_hold and slow < self._slow_hold:
-            self._learn(x, z)
-        else:
-            self.last = x
+        if fast >= self._fast_hold or slow >= self._slow_hold:
+            self.held = 1.0
+        self._learn(x, z)
         return GREEN
 
     def state(self) -> State:
@@ -122,8 +125,8 @@ class Shift:
         scale = self.scale
         if change < 0.0:
             change = -change
-        if change > 4.0 * scale:
-            change = 4.0 * scale
+        if change > _CHANGE_CLIP * scale:
+            change = _CHANGE_CLIP * scale
         self.scale = scale + _SCALE_MEMORY * (_TO_SIGMA * change - scale)
         self.block_sum += x if z < _FAST_CLIP else self.reference + _FAST_CLIP * self.width
         self.block_count += 1.0
@@ -134,8 +137,8 @@ class Shift:
         self.count += 1.0
         if self.count > 1.0:
             change = abs(x - self.last)
-            if self.count > 8.0:
-                change = min(change, 4.0 * self.scale + self._floor)
+            if self.count > _BLOCK:
+                change = min(change, _CHANGE_CLIP * self.scale)
             weight = max(_SCALE_MEMORY, 1.0 / (self.count - 1.0))
             self.scale += weight * (_TO_SIGMA * change - self.scale)
         self.last = x
@@ -147,15 +150,29 @@ class Shift:
     def _close_block(self) -> None:
         mean = self.block_sum / self.block_count
         self.block_sum = self.block_count = 0.0
+        self.closed += 1.0
+        if self.closed <= 2.0:
+            self.wander = self.scale
+        else:
+            self._learn_wander(mean)
+        self.mean_2, self.mean_1 = self.mean_1, mean
         means = self.means
-        if means:
-            rise = min(max(0.0, mean - means[-1]), 2.0 * self.width)
-            self.wander += _WANDER_MEMORY * (_WANDER_TO_SIGMA * rise - self.wander)
-        means.append(mean)
-        if len(means) > _BLOCKS:
-            del means[0]
-        self.reference = min(means)
+        if not self.held:
+            means.append(mean)
+            if len(means) > _BLOCKS:
+                del means[0]
+            self.reference = min(means)
+        self.held = 0.0
         self.width = max(self.scale, self.wander, self._floor)
+
+    def _learn_wander(self, mean: float) -> None:
+        bend = mean - 2.0 * self.mean_1 + self.mean_2
+        # a falling loss that slows down bends too: that is trend, not wander
+        if bend > 0.0 and mean < self.mean_1:
+            return
+        self.bends += 1.0
+        sigma = min(_BEND_TO_SIGMA * abs(bend), 4.0 * self.width)
+        self.wander += max(_WANDER_MEMORY, 1.0 / (1.0 + self.bends)) * (sigma - self.wander)
 
     def _flagged(self, x: float, z: float) -> Level:
         self.last = x
@@ -168,5 +185,5 @@ class Shift:
         if self.calm < _CALM_BOUND:
             return RED
         self.fast = self.slow = self.red = self.calm = 0.0
-        self.block_sum = self.block_count = 0.0
+        self.block_sum = self.block_count = self.held = 0.0
         return GREEN

@@ -18,11 +18,12 @@ def training_loss_detectors() -> dict[str, Detector]:
     """Fresh detectors for a per-step training loss, by name.
 
     A spike of one step is YELLOW: hard batches do that and heal alone. ``rising``, ``low_variance`` and ``plateau``
-    carry AF-1.4's and HRM-9.1.1's own thresholds.
+    carry AF-1.4's and HRM-9.1.1's own thresholds. An explosion is 10 × the window's best, but of no best under
+    0.05 nats: tenfold of nothing is nothing.
     """
     return {
         "non_finite": NonFinite(),
-        "explosion": RatioToBest(factor=10.0, window=100),
+        "explosion": RatioToBest(factor=10.0, window=100, floor=0.05),
         "spike": Spike(yellow=12.0, red=inf),
         "shift": Shift(),
         "rising": Rising(window=100, slope=0.01),
