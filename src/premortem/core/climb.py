@@ -1,8 +1,8 @@
-"""The climb: how one incident moves from rung to rung, to a verified recovery or a hand-over.
+"""The climb: how one incident moves from rung to rung, to a rung that helped or a hand-over.
 
 One transition a method, each ending in a phase that waits for an outcome or for observations. The laws it
-keeps: a verdict only from verification (1), silence holds (2), rungs say when they apply (3), tries are
-capped (9).
+keeps: a verdict only from verification (1), silence holds (2), rungs say when they apply and alternatives are
+undone (3), tries are capped (9).
 """
 
 from __future__ import annotations
@@ -14,22 +14,35 @@ from premortem.core.command import Target
 from premortem.core.incident import Incident, Phase
 from premortem.core.ladder import Relation, Rung
 from premortem.core.site import Site
-from premortem.core.verification import Verdict, Window
+from premortem.core.verification import Verdict
 
 
 class Climb:
-    """The way up. ``yields`` asks the engine, between rungs, whether something worse comes first."""
+    """The way up.
 
-    def __init__(self, site: Site, yields: Callable[[Incident], bool], recovered: Callable[[Incident], None]) -> None:
+    Args:
+        site: the workload as expected.
+        yields: asks the engine, between rungs, whether something worse comes first.
+        verified: a rung helped: the relapse watch begins.
+    """
+
+    def __init__(self, site: Site, yields: Callable[[Incident], bool], verified: Callable[[Incident], None]) -> None:
         self._site = site
         self._yields = yields
-        self._recovered = recovered
+        self._verified = verified
 
     def start(self, incident: Incident) -> None:
-        """Choose the first rung that applies, is available and has tries left."""
+        """Choose the first rung that applies, is available and has tries left; undo an alternative before it."""
         if self._yields(incident):
             return
-        for rung in self._site.entry(incident).rungs:
+        entry = self._site.entry(incident)
+        leftover = [s.rung for s in incident.standing if s.rung.relation is Relation.ALTERNATIVE]
+        if leftover and not entry.carry_out_all:
+            self._site.undo(incident, leftover[-1], Phase.UNDOING)
+            return
+        for rung in entry.rungs:
+            if rung.name in incident.carried:
+                continue
             why_not = self._why_not(incident, rung)
             if why_not is None:
                 incident.tried[rung.name] = incident.tried.get(rung.name, 0) + 1
@@ -37,7 +50,7 @@ class Climb:
                 return
             if rung.name not in incident.tried:
                 self._note(incident, rung, "passed over", why_not)
-        self._spent(incident)
+        self._at_the_top(incident)
 
     def outcome(self, incident: Incident, outcome: Outcome) -> None:
         """Something came of the command that this incident waits for on its way up."""
@@ -54,28 +67,52 @@ class Climb:
             self._site.read(incident, Phase.UNREADING)
         elif incident.phase is Phase.UNREADING:
             self._unread(incident, outcome)
-        elif incident.phase is Phase.CLOSING:
-            self._evidence_kept(incident, outcome)
 
     def observe(self, incident: Incident, values: list[float | None], *, green: bool | None) -> None:
-        """One observation while verification or the relapse watch is open."""
+        """One observation while a rung is being verified, or while a person's evidence is awaited."""
+        if incident.phase is Phase.AWAITING:
+            self._site.read(incident, Phase.READING)
+            return
         window = incident.window
         assert window is not None
-        if incident.phase is Phase.VERIFYING:
-            self._verify(incident, window, values, green=green)
-        elif green is False and self._is_back(incident, values):
-            self.relapsed(incident, "seen again in the relapse watch")
-        else:
-            self._watch(incident, window, values, green=green)
+        if green is False and window.settled is not None and self._cannot_mend_now(incident):
+            self._rung_failed(incident, "a symptom came that it cannot mend")
+            return
+        verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
+        if verdict is Verdict.GREEN:
+            if self._site.is_in_band(incident, window):
+                self._begin_asking(incident)
+            else:
+                window.restart()
+        elif verdict is Verdict.FAILED:
+            self._rung_failed(incident, "not GREEN and inside the healthy band within its deadline")
+        elif verdict is Verdict.INCONCLUSIVE:
+            self._site.hand_over(incident, "verification stayed inconclusive: silence is not health")
 
     def relapsed(self, incident: Incident, why: str) -> None:
         """What was thought mended is back: climb on."""
+        self._relapse(incident, why)
+        self.start(incident)
+
+    def lost(self, incident: Incident, control: str) -> None:
+        """A setting that the recovery rests on is no longer in force: its rung is undone, and the climb goes on."""
+        self._relapse(incident, f"the setting of {control!r} is no longer in force")
+        stood = [s.rung for s in incident.standing if s.rung.control == control]
+        if not stood:
+            self._site.hand_over(incident, f"{control!r} is not as expected: its setting is unknown")
+        elif stood[-1].relation is Relation.IRREVERSIBLE:
+            self._site.forget(incident, stood[-1])
+            self.start(incident)
+        else:
+            self._site.undo(incident, stood[-1], Phase.UNDOING)
+
+    def _relapse(self, incident: Incident, why: str) -> None:
         incident.relapses += 1
         rung = "" if incident.current is None else incident.current.name
         self._site.desk.note("relapse", incident.entry, incident, rung=rung, why=why)
-        incident.recovered_after, incident.window = None, None
+        incident.recovered_after, incident.window, incident.verdict = None, None, None
+        incident.hold_peel = False
         self._site.refresh_symptoms(incident)
-        self.start(incident)
 
     # --- rungs -------------------------------------------------------------------------------
 
@@ -86,41 +123,81 @@ class Climb:
             return "it cannot mend " + ", ".join(sorted(incident.symptoms - rung.mends))
         if incident.tried.get(rung.name, 0) >= rung.tries:
             return "its tries are spent"
-        if self._site.would_change_nothing(rung):
-            return "it would change nothing: the setting is there already"
-        return None
+        return self._site.why_unfit(rung) or None
+
+    def _at_the_top(self, incident: Incident) -> None:
+        """Steps are judged once all are carried out; a ladder is spent."""
+        if incident.carried and not incident.judged:
+            incident.judged = True
+            last = incident.carried[-1]
+            incident.current = next(r for r in self._site.entry(incident).rungs if r.name == last)
+            self._site.open_window(incident, Phase.VERIFYING)
+        else:
+            self._spent(incident)
 
     def _spent(self, incident: Incident) -> None:
         last = self._site.entry(incident).contingency
-        if last is not None and last.name not in incident.tried and last.control in self._site.stacks:
-            incident.tried[last.name] = 1
-            self._site.turn(incident, last, Phase.ACTING, why="the ladder is spent")
-        else:
+        if (
+            last is None
+            or last.name in incident.tried
+            or last.control not in self._site.stacks
+            or not last.applies_to(frozenset(incident.symptoms))
+        ):
             self._site.hand_over(incident, "the ladder is spent")
+            return
+        incident.tried[last.name] = 1
+        self._site.turn(incident, last, Phase.ACTING, why="the ladder is spent")
 
     def _read_back(self, incident: Incident, outcome: Outcome) -> None:
         rung = incident.acting_rung
+        if rung.due is not None and not self._site.fits(rung.control, outcome) and not self._is_overdue(incident):
+            incident.phase = Phase.AWAITING
+            return
         fits = self._site.matches(incident, outcome)
         if rung.ends_run:
+            self._site.stand(incident, rung)
             told = "" if fits else ", and its setting was not read back"
             self._site.hand_over(incident, f"the ladder is spent: {rung.name}{told}")
-        elif fits:
+        elif not fits:
+            self._not_in_force(incident, rung)
+        elif self._is_step(incident, rung):
+            self._site.stand(incident, rung)
+            incident.carried.append(rung.name)
+            self.start(incident)
+        else:
             self._site.stand(incident, rung)
             self._site.open_window(incident, Phase.VERIFYING)
+
+    def _is_overdue(self, incident: Incident) -> bool:
+        rung, since = incident.acting_rung, incident.since
+        assert rung.due is not None
+        assert since is not None
+        return rung.due.has_passed(since, self._site.desk.now)
+
+    def _is_step(self, incident: Incident, rung: Rung) -> bool:
+        entry = self._site.entry(incident)
+        return entry.carry_out_all and rung in entry.rungs
+
+    def _not_in_force(self, incident: Incident, rung: Rung) -> None:
+        """A rung whose setting is not there is undone, whatever it left behind, and the climb goes on."""
+        late = rung.due is not None
+        self._note(incident, rung, "failed", "no evidence by its due date" if late else "its setting is not in force")
+        if self._is_step(incident, rung) and incident.tried[rung.name] >= rung.tries:
+            incident.missed.append(rung.name)
+        self._site.refresh_symptoms(incident)
+        if rung.relation is Relation.IRREVERSIBLE:
+            self._site.forget(incident, rung)
+            self.start(incident)
         else:
-            self._rung_failed(incident, "its setting is not in force")
+            self._site.undo(incident, rung, Phase.UNDOING)
 
     def _rung_failed(self, incident: Incident, why: str) -> None:
+        """Verified, and it did not help: a cumulative rung stays, an alternative is undone."""
         rung = incident.acting_rung
         self._note(incident, rung, "failed", why)
         incident.window = None
         self._site.refresh_symptoms(incident)
-        was_in_force = any(s.rung is rung for s in incident.standing)
-        stays = was_in_force and rung.relation is Relation.CUMULATIVE
-        if stays or rung.relation is Relation.IRREVERSIBLE:
-            self.start(incident)
-        else:
-            self._site.undo(incident, rung, Phase.UNDOING)
+        self.start(incident)
 
     def _unread(self, incident: Incident, outcome: Outcome) -> None:
         if self._site.matches(incident, outcome):
@@ -129,39 +206,34 @@ class Climb:
         else:
             self._site.hand_over(incident, f"{incident.acting_rung.name!r} could not be undone: its setting is unknown")
 
-    # --- verification ------------------------------------------------------------------------
-
-    def _verify(self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None) -> None:
-        if green is False and window.settled is not None and self._cannot_mend_now(incident):
-            self._rung_failed(incident, "a symptom came that it cannot mend")
-            return
-        verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
-        if verdict is Verdict.GREEN and self._site.is_in_band(incident, window):
-            self._ask_condition(incident)
-        elif verdict is Verdict.FAILED:
-            self._rung_failed(incident, "not GREEN and inside the healthy band within its deadline")
-        elif verdict is Verdict.INCONCLUSIVE:
-            self._site.hand_over(incident, "verification stayed inconclusive: silence is not health")
+    # --- what counts as helped beyond the window ---------------------------------------------
 
     def _cannot_mend_now(self, incident: Incident) -> bool:
         now = self._site.observer.symptoms(incident.watches)
         return bool(now) and not incident.acting_rung.applies_to(frozenset(now))
 
-    def _ask_condition(self, incident: Incident) -> None:
+    def _begin_asking(self, incident: Incident) -> None:
         rung = incident.acting_rung
-        if rung.condition is None:
+        rungs = [r for r in self._site.entry(incident).rungs if r.name in incident.carried]
+        asked = [r.condition for r in (*rungs, rung) if r.condition is not None]
+        incident.to_ask = list(dict.fromkeys(asked))
+        self.ask(incident)
+
+    def ask(self, incident: Incident) -> None:
+        """Ask the next condition; where none is left the rung has helped."""
+        if not incident.to_ask:
             self._helped(incident)
             return
-        incident.phase = Phase.ASKING
-        desk = self._site.desk
-        record = desk.record("intent", incident.entry, incident, verb="ask", rung=rung.name, condition=rung.condition)
-        desk.ask("ask", incident, record, Target(condition=rung.condition))
+        incident.phase, incident.window = Phase.ASKING, None
+        desk, rung, asked = self._site.desk, incident.acting_rung, incident.to_ask[0]
+        record = desk.record("intent", incident.entry, incident, verb="ask", rung=rung.name, condition=asked)
+        desk.ask("ask", incident.number, record, Target(condition=asked))
 
     def _answered(self, incident: Incident, outcome: Outcome) -> None:
-        condition = incident.acting_rung.condition
+        condition = incident.to_ask.pop(0)
         self._site.note_outcome(incident, "ask", outcome)
         if outcome.ok is True:
-            self._helped(incident)
+            self.ask(incident)
         elif outcome.ok is False:
             self._rung_failed(incident, f"the condition {condition!r} does not hold")
         else:
@@ -170,43 +242,11 @@ class Climb:
     def _helped(self, incident: Incident) -> None:
         rung = incident.acting_rung
         self._note(incident, rung, "helped", "")
+        if incident.missed:
+            self._site.hand_over(incident, "steps that could not be carried out: " + ", ".join(incident.missed))
+            return
         incident.recovered_after = rung.name
-        self._site.open_relapse_watch(incident)
-
-    def _is_back(self, incident: Incident, values: list[float | None]) -> bool:
-        """A symptom at RED, or a setting that is no longer in force; a YELLOW only holds the clock."""
-        return bool(self._site.observer.symptoms(incident.watches)) or not self._site.in_force(values)
-
-    def _watch(self, incident: Incident, window: Window, values: list[float | None], *, green: bool | None) -> None:
-        now, length = self._site.desk.now, self._site.entry(incident).relapse_watch
-        assert incident.since is not None
-        if green is True:
-            window.green += 1
-            enough = window.green >= window.confirm if length.unit == "ticks" else window.green > 0
-            if enough and length.has_passed(incident.since, now):
-                self._ask_to_keep(incident)
-                return
-        elif length.unit == "seconds":
-            incident.since = now  # silence holds the clock
-        if window.deadline.has_passed(window.opened, now):
-            self._site.hand_over(incident, "the relapse watch stayed inconclusive: silence is not health")
-
-    def _ask_to_keep(self, incident: Incident) -> None:
-        """Without committed evidence the verdict is not given."""
-        incident.phase, incident.window = Phase.CLOSING, None
-        desk = self._site.desk
-        record = desk.record(
-            "recovered", incident.entry, incident,
-            after_rung=incident.recovered_after, ticks=desk.now.tick - incident.opened.tick,
-            relapses=incident.relapses,
-        )  # fmt: skip
-        desk.ask("keep", incident, record)
-
-    def _evidence_kept(self, incident: Incident, outcome: Outcome) -> None:
-        if outcome.ok is True:
-            self._recovered(incident)
-        else:
-            self._site.hand_over(incident, f"the evidence of recovery could not be kept: {outcome.detail}")
+        self._verified(incident)
 
     def _note(self, incident: Incident, rung: Rung, verdict: str, why: str) -> None:
         self._site.desk.note("verified", incident.entry, incident, rung=rung.name, verdict=verdict, why=why)

@@ -30,7 +30,7 @@ class TrainingCase:
         options: for ``Guard.training``.
         params: of risks, by risk id, where the drill's small scale needs other thresholds than the register's.
         place: makes the folder for checkpoints, where a case needs a special one, such as a small file system.
-        plain_saves: the unguarded run saves as anyone would, ``torch.save`` over one file, every so many steps.
+        plain_saves: the unguarded run saves as anyone would, ``torch.save`` to a new file, every so many steps.
         learns_curve: a healthy run of another seed is recorded first, as the baseline curve of slow convergence.
     """
 

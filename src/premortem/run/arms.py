@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def _plain_loop(case: TrainingCase, ready: _Ready) -> tuple[str, int]:
             step += 1
             if case.plain_saves and step % case.plain_saves == 0:
                 torch.save({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()},
-                           ready.folder / "last.pt")  # fmt: skip
+                           ready.folder / f"step-{step}.pt")  # fmt: skip
     except NotPermitted:
         raise
     except (OSError, RuntimeError) as error:
@@ -154,6 +154,17 @@ def _finished(arm: Arm, ready: _Ready, *, began: float, ticks: int, failure: str
     )  # fmt: skip
 
 
+_PLAIN: dict[object, Arm] = {}
+
+
+def _plain_baseline(case: TrainingCase, seed: int, folder: Callable[[], Path]) -> Arm:
+    """The healthy run without the guard: the same for every risk and entry, so a process runs it once."""
+    key = (case.build, case.place, case.plain_saves, seed)
+    if key not in _PLAIN:
+        _PLAIN[key] = plain_arm(case, seed, folder(), faulted=False)
+    return _PLAIN[key]
+
+
 def record_curve(case: TrainingCase, seed: int, path: Path, guard: Guard) -> None:
     """Record the loss curve of a healthy run: the known-good run that slow convergence is held against."""
     run = case.build(seed)
@@ -174,7 +185,7 @@ class Arms:
         self._seed = seed
         self._home = home
         self._curve: Path | None = None
-        self._baselines: dict[object, tuple[Arm, Arm]] = {}
+        self._watched: dict[object, Arm] = {}
 
     def run(self, case: Case) -> Seed:
         """All four; folders are fresh, so no arm finds another's checkpoints."""
@@ -188,12 +199,9 @@ class Arms:
 
     def _baseline(self, case: TrainingCase, guard: Guard) -> tuple[Arm, Arm]:
         key = (case.build, case.place, case.learns_curve, repr(case.options), repr(case.params))
-        if key not in self._baselines:
-            self._baselines[key] = (
-                plain_arm(case, self._seed, self._folder(), faulted=False),
-                guarded_arm(case, self._seed, self._folder(), guard, faulted=False),
-            )
-        return self._baselines[key]
+        if key not in self._watched:
+            self._watched[key] = guarded_arm(case, self._seed, self._folder(), guard, faulted=False)
+        return _plain_baseline(case, self._seed, self._folder), self._watched[key]
 
     def _guard_for(self, case: TrainingCase) -> Guard:
         params = {risk: dict(values) for risk, values in case.params.items()}

@@ -109,8 +109,11 @@ def _bind_watches(
 
 
 def _contingency(risks: tuple[BoundRisk, ...]) -> Rung | None:
-    found = (risk.risk.contingency(risk.params) for risk in risks)
-    return next((rung for rung in found if rung is not None), None)
+    """The first risk's, for what any of them says it is for."""
+    found = [rung for risk in risks if (rung := risk.risk.contingency(risk.params)) is not None]
+    if not found:
+        return None
+    return dataclasses.replace(found[0], mends=frozenset().union(*(rung.mends for rung in found)))
 
 
 def _bind_risk(use: RiskUse, where: str) -> BoundRisk:

@@ -28,8 +28,8 @@ def poisoned(run: Trainable, folder: Path) -> Fault:
 
 
 def too_high(run: Trainable, folder: Path) -> Fault:
-    """The source's 1e-3 where 1e-4 is right: × 10."""
-    return LearningRateJump(run.optimizer, 10.0)
+    """The source's 1e-3 is ten times too high; this workload bears × 10, so it is × 30."""
+    return LearningRateJump(run.optimizer, 30.0)
 
 
 def nan_rows(run: Trainable, folder: Path) -> Fault:
@@ -56,10 +56,10 @@ CASES = (
                  bounds=WITHIN, entries=("HRM-9.1.1", "DEF-1")),
     TrainingCase(name="poisoned batch", build=small_language_model, fault=poisoned, at=AT, lasts=150,
                  bounds=WITHIN, entries=("HRM-9.1.1", "DEF-1")),
-    TrainingCase(name="learning rate × 10", build=small_language_model, fault=too_high, at=AT, lasts=200,
+    TrainingCase(name="learning rate × 30", build=small_language_model, fault=too_high, at=AT, lasts=200,
                  bounds=WITHIN, entries=("AF-1.4",)),
     TrainingCase(name="NaN rows", build=small_language_model, fault=nan_rows, at=AT, lasts=150,
                  bounds=WITHIN, entries=("AF-1.4",)),
-    TrainingCase(name="Grokfast λ far too high", build=with_grokfast, fault=filter_too_strong, at=AT, lasts=200,
-                 bounds=WITHIN, entries=("AF-1.4",)),
+    TrainingCase(name="Grokfast λ far too high", build=with_grokfast, fault=filter_too_strong, at=150, lasts=200,
+                 bounds=Bounds(detect_within=25), entries=("AF-1.4",)),
 )  # fmt: skip

@@ -44,6 +44,7 @@ from premortem.core.risk import Risk, Watch
 from premortem.parts.detectors import NonFinite, RatioToBest, Rising, Shift, Spike, Threshold, training_loss_detectors
 
 DIVERGING = frozenset({"divergence"})
+ANY = frozenset({"divergence", "not finite", "broken weights", "spike"})
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def rungs(p: Params) -> tuple[Rung, ...]:
         rung("warm up", "warm_up", Override("choose", float(p.warm_up_steps))),
         rung("cut the learning rate", "learning_rate", Override("scale", p.cut), tries=2),
         rung("clip gradients", "max_norm", Override("cap", p.max_norm)),
-        rung("soften the gradient filter", "gradient_filter", Override("scale", 0.1)),
+        rung("soften the gradient filter", "gradient_filter", Override("scale", 0.1), tries=2),
         rung("halve the learning rate", "learning_rate", Override("scale", 0.5)),
-        Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), frozenset({"*"}),
+        Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), ANY,
              Relation.IRREVERSIBLE, tries=3, confirm=p.confirm, deadline=ticks(2 * p.deadline),
              condition="weights are finite"),
     )  # fmt: skip
@@ -105,7 +106,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
 def contingency(p: Params) -> Rung:
     """Stop: what was good is on disk, verified, and stays there."""
     return Rung("stop with the weights safe", "run", Override("choose", "stopped: training diverges"),
-                frozenset({"*"}), ends_run=True)  # fmt: skip
+                ANY, ends_run=True)  # fmt: skip
 
 
 RISK = Risk("training diverges", "training", Params, watches, rungs, contingency)

@@ -18,8 +18,10 @@ def drop(run: Trainable, folder: Path) -> Fault:
 
 CASES = (
     TrainingCase(
-        name="learning rate / 1000", build=small_language_model, fault=drop, at=100, lasts=400,
-        bounds=Bounds(detect_within=60), learns_curve=True,
-        params={"train/slow-convergence": {"curve_band": 0.5, "curve_patience": 20, "curve_memory": 10}},
+        name="learning rate / 1000", build=small_language_model, fault=drop, at=40, lasts=400,
+        bounds=Bounds(detect_within=30), learns_curve=True,
+        params={"train/slow-convergence": {
+            "pace_window": 16, "pace_memory": 4, "by": 30.0, "tries": 2, "confirm": 8, "deadline": 16,
+        }},
     ),
 )  # fmt: skip

@@ -8,12 +8,13 @@ Why it hurts
 
 How it is seen
     From the training loss in nats: relative improvement below 0.01 over 100 steps, or variance below 0.001 over 50
-    steps (YELLOW only: 81 % of healthy windows look so); above the persisted curve of a healthy run by more than
-    its band, for long (RED). Without such a curve this risk never opens an incident: a flat loss alone is no proof.
+    steps (YELLOW only: 81 % of healthy windows look so); moving along the persisted curve of a healthy run at less
+    than a fifth of its pace over 100 steps (RED). Without such a curve this risk never opens an incident: a flat
+    loss alone is no proof.
 
 Ladder
-    raise the learning rate, else lower the learning rate: alternatives, each kept only when the loss comes back to
-    the baseline curve, undone before the next.
+    raise the learning rate, else lower the learning rate: alternatives, each kept only when the pace comes
+    back, undone before the next.
 
 Covered / not covered
     Covered: slower than a run known to be healthy. Not covered: the first run of its kind, which has nothing to be
@@ -35,7 +36,8 @@ from premortem.core.clock import ticks
 from premortem.core.ladder import Relation, Rung
 from premortem.core.risk import Risk, Watch
 from premortem.parts.curve import Curve, read_curve
-from premortem.parts.detectors import BaselineCurve, LowVariance, Plateau
+from premortem.parts.detectors import LowVariance, Plateau
+from premortem.parts.detectors.progress import Progress
 
 SLOW = frozenset({"slow"})
 
@@ -49,9 +51,9 @@ class Params:
     variance_window: int = 50
     min_variance: float = 0.001
     baseline_curve: str = ""
-    curve_band: float = 0.1
-    curve_patience: int = 200
-    curve_memory: int = 50
+    pace: float = 0.2
+    pace_window: int = 100
+    pace_memory: int = 20
     by: float = 10.0
     tries: int = 3
     confirm: int = 10
@@ -67,11 +69,11 @@ def watches(p: Params) -> tuple[Watch, ...]:
     if not p.baseline_curve:
         return (flat, still)
     curve = read_curve(p.baseline_curve)
-    return (flat, still, Watch("above the healthy curve", "loss", "slow", lambda: _above(curve, p)))
+    return (flat, still, Watch("pace along the healthy curve", "loss", "slow", lambda: _pace(curve, p)))
 
 
-def _above(curve: Curve, p: Params) -> BaselineCurve:
-    detector = BaselineCurve(band=p.curve_band, patience=p.curve_patience, memory=p.curve_memory)
+def _pace(curve: Curve, p: Params) -> Progress:
+    detector = Progress(pace=p.pace, window=p.pace_window, memory=p.pace_memory)
     detector.rebase(curve)
     return detector
 

@@ -1,6 +1,6 @@
 """A real, small file system that really fills up in mid-run.
 
-The unguarded twin saves as most scripts do: ``torch.save`` over one file.
+The unguarded twin saves as most scripts do: ``torch.save`` to a new file each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from premortem.stages.train.trainable import Trainable, small_language_model
 
 AT = 200
 SIZE = 64 << 20
-LEFT = 1 << 20
+LEFT = 1 << 19
 """Less than one bundle of the drill's model (1.5 MiB): the next save must fail where nothing is deleted."""
 GIB = 1 << 30
 
@@ -31,7 +31,7 @@ def small_file_system() -> Iterator[Path]:
 
 
 def filled(run: Trainable, folder: Path) -> Fault:
-    """Someone else's data takes what is free, but for 1 MiB."""
+    """Someone else's data takes what is free, but for half a MiB."""
     return FilledDisk(folder, leave_bytes=LEFT)
 
 
