@@ -11,30 +11,34 @@ import argparse
 import copy
 import json
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Protocol
 
 from premortem.core.detector import Level
-from premortem.parts.detectors import gradient_norm_detectors, training_loss_detectors
+from premortem.parts.detectors import Shift, gradient_norm_detectors, training_loss_detectors
 from traces import (
     SHAPES,
+    Constant,
     IncidentLine,
+    KillLossSpike,
     Shape,
+    SigmaRule,
     Trace,
     benign_steps,
     data_folder,
     incident_lines,
     poisson_upper,
     share_upper,
+    synthetic_streams,
     training_traces,
 )
 
 POSITIONS = (0.25, 0.4, 0.55, 0.7)  # of the first 3,500 steps; 0.55 is where the anchors were measured
 ANCHOR = POSITIONS.index(0.55)
 HORIZON = 1000
+WANDER = (0.5, 1.0, 1.5)
 _WINDOWS = ("plateau", "low_variance")  # YELLOW on most healthy windows by design: no news
 
 
@@ -54,56 +58,6 @@ class Ours:
         levels = {name: d.observe(value) for name, d in self.detectors.items()}
         alarm = any(level is not None and level >= Level.RED for level in levels.values())
         return alarm, alarm or levels["spike"] == Level.YELLOW
-
-
-class SigmaRule:
-    """Value above mean + k sigma of the last ``window`` values, flagged ones included; NaN fails the comparison."""
-
-    def __init__(self, k: float, window: int, least: int) -> None:
-        self.k, self.least = k, least
-        self.values: deque[float] = deque(maxlen=window)
-
-    def step(self, value: float) -> tuple[bool, bool]:
-        flagged = False
-        count = len(self.values)
-        if count >= self.least:
-            mean = sum(self.values) / count
-            sigma = math.sqrt(sum((v - mean) ** 2 for v in self.values) / (count - 1))
-            flagged = not value <= mean + self.k * sigma
-        self.values.append(value)
-        return flagged, flagged
-
-
-class KillLossSpike:
-    """Over four losses in a row at twice the window's mean, or half the window above min(10, first window's max)."""
-
-    def __init__(self, run_length: int) -> None:
-        self.values: deque[float] = deque(maxlen=max(100, run_length // 20))
-        self.cap = math.nan
-        self.row = 0
-
-    def step(self, value: float) -> tuple[bool, bool]:
-        full = len(self.values) == self.values.maxlen
-        flagged = False
-        if full:
-            if math.isnan(self.cap):
-                self.cap = min(10.0, max(self.values))
-            mean = sum(self.values) / len(self.values)
-            self.row = self.row + 1 if value >= 2 * mean else 0
-            high = sum(v > self.cap for v in self.values)
-            flagged = self.row > 4 or high >= len(self.values) / 2
-        self.values.append(value)
-        return flagged, flagged
-
-
-class Constant:
-    """Always or never."""
-
-    def __init__(self, *, fires: bool) -> None:
-        self.fires = fires
-
-    def step(self, value: float) -> tuple[bool, bool]:
-        return self.fires, self.fires
 
 
 RULES: dict[str, Callable[[int], Rule]] = {
@@ -240,6 +194,19 @@ def bloom(lines: list[IncidentLine]) -> dict[str, int]:
     return first
 
 
+def synthetic(seeds: int = 30) -> dict[str, list[int]]:
+    """Healthy synthetic streams of 2,000 steps: of ``seeds`` runs, how many Shift alarms on, by ``wander``."""
+    return {
+        name: [
+            sum(
+                any(level == Level.RED for level in map(Shift(wander=w).observe, stream(seed))) for seed in range(seeds)
+            )
+            for w in WANDER
+        ]
+        for name, stream in synthetic_streams().items()
+    }
+
+
 def tables(results: dict[str, list[Healthy]], hits: list[Found], lead: dict[str, int]) -> None:
     """Print what was measured as Markdown."""
     for title, rows in results.items():
@@ -288,11 +255,20 @@ def main() -> int:
     results = {title: [healthy(n, ts, benign) for n in RULES] for title, ts in groups.items()}
     hits = [h for name in RULES for h in found(name, scored)]
     lead = bloom(incident_lines(folder))
+    made_up = synthetic()
     if arguments.json:
         healthy_rows = {title: [asdict(r) for r in rows] for title, rows in results.items()}
-        print(json.dumps({"healthy": healthy_rows, "found": [asdict(h) for h in hits], "bloom": lead}))
+        print(
+            json.dumps(
+                {"healthy": healthy_rows, "found": [asdict(h) for h in hits], "bloom": lead, "synthetic": made_up}
+            )
+        )
     else:
         tables(results, hits, lead)
+        print("\n### Healthy synthetic streams, 30 runs of 2,000 steps: runs on which Shift alarms\n")
+        print("| stream | " + " | ".join(f"wander {w:g}" for w in WANDER) + " |\n|" + "---|" * (len(WANDER) + 1))
+        for name, counts in made_up.items():
+            print(f"| {name} | " + " | ".join(map(str, counts)) + " |")
     return 0
 
 

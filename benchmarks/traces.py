@@ -1,4 +1,4 @@
-"""Public training curves: loading, and the fault shapes that benchmarks add to healthy ones.
+"""Public training curves: loading, the fault shapes added to healthy ones, synthetic streams, other systems' rules.
 
 Data: ``$PREMORTEM_DATA`` or ``../shared/data`` beside the repository. Missing data is a reason to say "not run".
 """
@@ -9,6 +9,8 @@ import csv
 import gzip
 import math
 import os
+import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,84 @@ def incident_lines(folder: Path) -> list[IncidentLine]:
         IncidentLine(r["run"], r["section"], int(r["iteration"]), number(r["lm_loss"]), number(r["grad_norm"]))
         for r in rows(folder / "bigscience_iteration_lines.csv")
     ]
+
+
+class SigmaRule:
+    """Value above mean + k sigma of the last ``window`` values, flagged ones included; NaN fails the comparison."""
+
+    def __init__(self, k: float, window: int, least: int) -> None:
+        self.k, self.least = k, least
+        self.values: deque[float] = deque(maxlen=window)
+
+    def step(self, value: float) -> tuple[bool, bool]:
+        flagged = False
+        count = len(self.values)
+        if count >= self.least:
+            mean = sum(self.values) / count
+            sigma = math.sqrt(sum((v - mean) ** 2 for v in self.values) / (count - 1))
+            flagged = not value <= mean + self.k * sigma
+        self.values.append(value)
+        return flagged, flagged
+
+
+class KillLossSpike:
+    """Over four losses in a row at twice the window's mean, or half the window above min(10, first window's max)."""
+
+    def __init__(self, run_length: int) -> None:
+        self.values: deque[float] = deque(maxlen=max(100, run_length // 20))
+        self.cap = math.nan
+        self.row = 0
+
+    def step(self, value: float) -> tuple[bool, bool]:
+        full = len(self.values) == self.values.maxlen
+        flagged = False
+        if full:
+            if math.isnan(self.cap):
+                self.cap = min(10.0, max(self.values))
+            mean = sum(self.values) / len(self.values)
+            self.row = self.row + 1 if value >= 2 * mean else 0
+            high = sum(v > self.cap for v in self.values)
+            flagged = self.row > 4 or high >= len(self.values) / 2
+        self.values.append(value)
+        return flagged, flagged
+
+
+class Constant:
+    """Always or never."""
+
+    def __init__(self, *, fires: bool) -> None:
+        self.fires = fires
+
+    def step(self, value: float) -> tuple[bool, bool]:
+        return self.fires, self.fires
+
+
+def synthetic_streams(length: int = 2000) -> dict[str, Callable[[int], list[float]]]:
+    """Healthy losses by seed: what public language-model curves do not contain."""
+
+    def falling(seed: int, phi: float = 0.0, sigma: float = 0.03) -> list[float]:
+        rng, noise, stream = random.Random(seed), 0.0, []
+        for i in range(length):
+            noise = phi * noise + rng.gauss(0.0, sigma * math.sqrt(1.0 - phi * phi))
+            stream.append((1.5 + 8.0 * (i + 5) ** -0.5) * math.exp(noise))
+        return stream
+
+    def dropping(seed: int) -> list[float]:
+        rng = random.Random(seed)
+        return [2.3 * max(0.04, math.exp(-max(0, i - 600) / 30)) * math.exp(rng.gauss(0, 0.05)) for i in range(length)]
+
+    def heavy(seed: int) -> list[float]:
+        rng = random.Random(seed)
+        return [2.0 * math.exp(0.05 * rng.gauss(0, 1) / math.sqrt(rng.gammavariate(1.5, 2 / 3))) for _ in range(length)]
+
+    return {
+        "falling, independent noise": falling,
+        "drop, then flat": dropping,
+        "flat, Student t3 noise": heavy,
+        "falling, AR(0.5) noise": lambda seed: falling(seed, 0.5),
+        "falling, AR(0.9) noise": lambda seed: falling(seed, 0.9),
+        "falling, AR(0.98) noise": lambda seed: falling(seed, 0.98),
+    }
 
 
 def poisson_upper(events: int, exposure: float, confidence: float = 0.95) -> float:

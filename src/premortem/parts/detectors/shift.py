@@ -16,6 +16,7 @@ _FIELDS = (
 _BLOCK = 32.0
 _BLOCKS = 8
 _FAST_CLIP = 4.0
+_FAST_DRIFT = 1.25
 _SLOW_CLIP = 2.0  # the tail of batch difficulty is heavy: in the slow sum no one step counts for more
 _SCALE_MEMORY = 1 / 64
 _CHANGE_CLIP = 1.5
@@ -23,8 +24,7 @@ _TO_SIGMA = 1.0876  # 1 / mean difference of two normal values of sigma 1, clipp
 _WANDER_MEMORY = 1 / 8
 _CALM_DRIFT = 0.75  # widths above the reference that still count as back
 _CALM_BOUND = 8.0
-# 2.743 would give independent values their sigma back; at half of that only a stream that truly wanders is widened
-_BEND_TO_SIGMA = 1.37  # times |m0 - 2 m1 + m2| of neighbouring block means
+_BEND_TO_SIGMA = 2.743  # 1 / mean counted |m0 - 2 m1 + m2| of means of 32 independent values of sigma 1
 
 
 @final
@@ -40,39 +40,43 @@ class Shift:
 
     Scale invariant (log values). Covered: level shifts, ramps, exponential growth, jumps that decay over ten or more
     steps. Not covered: single steps (Spike); zero or negative values (inconclusive); growth slower than about one
-    width in 256 values, which becomes the normal. A healthy stream whose noise is autocorrelated over many
-    steps (AR(1) of 0.5 and more) alarms within some thousand values: widen ``floor``, or average it.
+    width in 256 values, which becomes the normal. A healthy stream whose noise is autocorrelated
+    (AR(1) of 0.5 and more: many steps on one batch) alarms at the defaults: give it ``wander`` 1.5.
 
     Source: E. S. Page, Continuous inspection schemes, Biometrika 41 (1954).
     """
 
     __slots__ = (
-        *_FIELDS, "_fast_bound", "_fast_drift", "_fast_hold", "_floor",
+        *_FIELDS, "_fast_bound", "_bend", "_fast_hold", "_floor",
         "_slow_bound", "_slow_drift", "_slow_hold", "_warm_up", "means", "params",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
-        fast_drift: float = 1.25,
         fast_bound: float = 7.5,
         slow_drift: float = 0.6,
         slow_bound: float = 12.0,
+        wander: float = 0.5,
         floor: float = 0.02,
         warm_up: float = 160,
     ) -> None:
-        """Drifts and bounds in widths; ``floor``: the least width in log units (0.02: 2 %); ``warm_up`` in values."""
+        """Drift and bounds in widths; ``floor``: the least width in log units (0.02: 2 %); ``warm_up`` in values.
+
+        ``wander``: how much of the width that wandering block means imply counts; at 0.5 independent noise never
+        widens it, 1.5 suits autocorrelated streams and delays every finding.
+        """
         self.params: dict[str, float] = {
-            "fast_drift": fast_drift, "fast_bound": fast_bound, "slow_drift": slow_drift,
-            "slow_bound": slow_bound, "floor": floor, "warm_up": warm_up,
+            "fast_bound": fast_bound, "slow_drift": slow_drift,
+            "slow_bound": slow_bound, "wander": wander, "floor": floor, "warm_up": warm_up,
         }  # fmt: skip
-        require(0.0 < fast_drift < _FAST_CLIP, "Shift.fast_drift", fast_drift, f"between 0 and {_FAST_CLIP:g} widths")
         require(0.0 < slow_drift < _SLOW_CLIP, "Shift.slow_drift", slow_drift, f"between 0 and {_SLOW_CLIP:g} widths")
         require(fast_bound > _FAST_CLIP, "Shift.fast_bound", fast_bound, f"more than {_FAST_CLIP:g}: one jump never is")
         require(slow_bound > _SLOW_CLIP, "Shift.slow_bound", slow_bound, f"more than {_SLOW_CLIP:g} widths")
+        require(wander >= 0.0, "Shift.wander", wander, "0 or more")
         require(floor > 0.0, "Shift.floor", floor, "a positive width")
         require(warm_up >= _BLOCK, "Shift.warm_up", warm_up, f"at least one block of {_BLOCK:g} values")
-        self._fast_drift, self._fast_bound = float(fast_drift), float(fast_bound)
+        self._fast_bound, self._bend = float(fast_bound), _BEND_TO_SIGMA * float(wander)
         self._slow_drift, self._slow_bound = float(slow_drift), float(slow_bound)
         self._fast_hold, self._slow_hold = 0.5 * self._fast_bound, 0.5 * self._slow_bound
         self._floor, self._warm_up = float(floor), float(warm_up)
@@ -99,7 +103,7 @@ class Shift:
             if z < -_FAST_CLIP:
                 z = -_FAST_CLIP
             slow = self.slow + z - self._slow_drift
-        fast = self.fast + z - self._fast_drift
+        fast = self.fast + z - _FAST_DRIFT
         self.fast = fast = fast if fast > 0.0 else 0.0
         self.slow = slow = slow if slow > 0.0 else 0.0
         if self.red or fast >= self._fast_bound or slow >= self._slow_bound:
@@ -171,7 +175,7 @@ class Shift:
         if bend > 0.0 and mean < self.mean_1:
             return
         self.bends += 1.0
-        sigma = min(_BEND_TO_SIGMA * abs(bend), 4.0 * self.width)
+        sigma = min(self._bend * abs(bend), 4.0 * self.width)
         self.wander += max(_WANDER_MEMORY, 1.0 / (1.0 + self.bends)) * (sigma - self.wander)
 
     def _flagged(self, x: float, z: float) -> Level:

@@ -37,5 +37,5 @@ def gradient_norm_detectors() -> dict[str, Detector]:
     return {
         "non_finite": NonFinite(),
         "spike": Spike(yellow=8.0, red=12.0, floor=0.05),
-        "shift": Shift(floor=0.1),
+        "shift": Shift(floor=0.1, wander=1.5),
     }
