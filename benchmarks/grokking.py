@@ -100,14 +100,14 @@ def fit(runs: Sequence[Run]) -> tuple[float, float]:
     ]
     a = b = 0.0
     for _ in range(30):
-        ga = gb = haa = hab = hbb = 0.0
+        ga = gb = h_aa = h_ab = h_bb = 0.0
         for x, y in data:
             p = 1.0 / (1.0 + math.exp(-(a + b * x)))
             w = p * (1.0 - p) + 1e-12
             ga, gb = ga + y - p, gb + (y - p) * x
-            haa, hab, hbb = haa + w, hab + w * x, hbb + w * x * x
-        determinant = haa * hbb - hab * hab
-        a, b = a + (hbb * ga - hab * gb) / determinant, b + (haa * gb - hab * ga) / determinant
+            h_aa, h_ab, h_bb = h_aa + w, h_ab + w * x, h_bb + w * x * x
+        determinant = h_aa * h_bb - h_ab * h_ab
+        a, b = a + (h_bb * ga - h_ab * gb) / determinant, b + (h_aa * gb - h_ab * ga) / determinant
     return a, b
 
 
