@@ -205,7 +205,7 @@ def bloom(lines: list[IncidentLine]) -> dict[str, int]:
     return first
 
 
-def synthetic(seeds: int = 30) -> dict[str, list[int]]:
+def synthetic(seeds: int = 30) -> dict[str, list[str]]:
     """Healthy synthetic streams of 2,000 steps: of ``seeds`` runs, how many Shift alarms on, by ``wander``."""
     return {
         name: [
@@ -219,7 +219,7 @@ def synthetic(seeds: int = 30) -> dict[str, list[int]]:
 
 
 def price(traces: list[Trace]) -> dict[str, list[str]]:
-    """What each ``wander`` costs on the public curves: found and median delay of the sustained shapes, onset at 55 %."""
+    """What each ``wander`` costs on the public curves: found and median delay of sustained shapes, onset at 55 %."""
     costs: dict[str, list[str]] = {}
     for shape in SHAPES[:6]:
         for w in WANDER:
@@ -296,7 +296,7 @@ def main() -> int:
         print("\n### Shift by wander: alarms on 30 healthy synthetic runs of 2,000 steps; scored curves below\n")
         print("| stream | " + " | ".join(f"wander {w:g}" for w in WANDER) + " |\n|" + "---|" * (len(WANDER) + 1))
         for name, counts in made_up.items():
-            print(f"| {name} | " + " | ".join(map(str, counts)) + " |")
+            print(f"| {name} | " + " | ".join(counts) + " |")
     return 0
 
 
