@@ -207,15 +207,11 @@ def bloom(lines: list[IncidentLine]) -> dict[str, int]:
 
 def synthetic(seeds: int = 30) -> dict[str, list[str]]:
     """Healthy synthetic streams of 2,000 steps: of ``seeds`` runs, how many Shift alarms on, by ``wander``."""
-    return {
-        name: [
-            sum(
-                any(level == Level.RED for level in map(Shift(wander=w).observe, stream(seed))) for seed in range(seeds)
-            )
-            for w in WANDER
-        ]
-        for name, stream in synthetic_streams().items()
-    }
+
+    def alarms(stream: Callable[[int], list[float]], wander: float) -> int:
+        return sum(Level.RED in map(Shift(wander=wander).observe, stream(seed)) for seed in range(seeds))
+
+    return {name: [str(alarms(s, w)) for w in WANDER] for name, s in synthetic_streams().items()}
 
 
 def price(traces: list[Trace]) -> dict[str, list[str]]:
