@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from premortem.core.errors import ConfigError
 from premortem.core.signal import Signal
 from premortem.ledger.ledger import Ledger
 from premortem.registers.load import load_register
 from premortem.registers.schema import Entry, RegisterFile, RiskUse, Scalar
 from premortem.run.bind import bind_ladder, bind_risks
+from premortem.run.suggest import closest
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +49,37 @@ class Options:
     prune_by_hand: bool = False
     intermediates: tuple[str, ...] = ()
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        _require_type("max_norm", self.max_norm, (int, float), "a positive number")
+        if not self.max_norm > 0:
+            raise ConfigError(f"option max_norm: found {self.max_norm}, expected a positive number; leave it out")
+        for name, least in (("accumulate", 1), ("save_every", 0), ("probation", 1), ("keep", 1)):
+            value = getattr(self, name)
+            _require_type(name, value, (int,), "a whole number")
+            if value < least:
+                raise ConfigError(f"option {name}: found {value}, expected a whole number of at least {least}")
+        if isinstance(self.intermediates, str):
+            raise ConfigError(
+                f"option intermediates: found the text {self.intermediates!r}, expected a tuple of patterns; "
+                f"write ({self.intermediates!r},)"
+            )
+
+    @classmethod
+    def of(cls, given: Options | None, named: Mapping[str, object]) -> Options:
+        """The options, with single ones by keyword over them.
+
+        Raises:
+            ConfigError: for one that is unknown, with the closest match, or out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in named:
+            if name not in known:
+                raise ConfigError(
+                    f"guard.training: found the unknown option {name!r}, expected one of "
+                    f"{', '.join(known)}{closest(name, known)}"
+                )
+        return replace(given or cls(), **named)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -91,7 +124,7 @@ class Guard:
         checkpoints: str | Path | None = None,
         signals: tuple[Signal, ...] = (),
         options: Options | None = None,
-        **overrides: float | int | bool,
+        **overrides: object,
     ) -> GuardedTraining:
         """Guard a training run; use the result as a context manager.
 
@@ -105,16 +138,26 @@ class Guard:
             checkpoints: a folder for bundles; without it there is nothing to restore, and the report says so.
             signals: the user's own, measured by ``run.note(name, value)``.
             options: see :class:`Options`; single ones may be given by keyword.
+
+        Raises:
+            ConfigError: for what cannot be trained or is unknown; a folder that another run holds (on entering).
+            StageError: for a folder or ledger that cannot be used, or bundles of which none verifies.
         """
         # torch takes seconds to import: only where something is trained
-        from premortem.run.training import GuardedTraining, Subject
+        from premortem.run.subject import Subject
+        from premortem.run.training import GuardedTraining
         from premortem.stages.train.guarded.stepper import Companions
 
-        chosen = options or Options(**overrides)  # type: ignore[arg-type]
+        chosen = Options.of(options, overrides)
         with_ = Companions(scheduler, scaler, ema, gradient_filter)
         folder = None if checkpoints is None else Path(checkpoints)
         subject = Subject(model, optimizer, with_, dict(state or {}), folder, signals)
         return GuardedTraining(self, subject, chosen)
+
+
+def _require_type(name: str, value: object, types: tuple[type, ...], expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ConfigError(f"option {name}: found {value!r}, expected {expected}")
 
 
 def _with_params(file: RegisterFile, params: Mapping[str, Mapping[str, Scalar]]) -> RegisterFile:

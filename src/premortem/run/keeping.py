@@ -17,7 +17,7 @@ from premortem.stages.train.checkpoint import Bundle, Shelf, load_bundle
 from premortem.stages.train.guarded.parts import Parts, put_back_random_streams, random_streams
 from premortem.stages.train.guarded.requests import Request, Restore
 from premortem.stages.train.guarded.workload import GIB
-from premortem.stages.train.position import PositionedBatches
+from premortem.stages.train.position import PositionState
 
 if TYPE_CHECKING:
     from premortem.run.guard import Options
@@ -39,14 +39,15 @@ class Loaded:
 class Keeping:
     """The bundles of one run. Without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None, options: Options, model: nn.Module, parts: Parts) -> None:
+    def __init__(
+        self, folder: Path | None, options: Options, parts: Parts, position: Callable[[], PositionState | None]
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._options = options
-        self._model = model
         self._parts = parts
+        self._position = position
         self._shelf: Shelf | None = None
         self._engine: Engine | None = None
-        self.position: PositionedBatches[Any] | None = None
         self.step = 0
         self.rejected: tuple[str, ...] = ()
         self.need_gib = 0.0
@@ -54,7 +55,9 @@ class Keeping:
         self._since_save = 0
         self._save_s = 0.0
         self._step_s = 0.0
-        self._saved_s = 0.0
+        self._mark_s = 0.0
+        self.saving_s = 0.0
+        """Seconds spent on bundles so far: saving, pruning, marking."""
 
     def open(self, engine: Engine) -> None:
         """Take the folder; raises ``ConfigError`` when another run has it."""
@@ -95,28 +98,30 @@ class Keeping:
     def save(self, tick: int, engine: Engine) -> None:
         """Write a bundle of this moment; raises ``StageError`` when the disk does not take it."""
         self._since_save = 0
-        began = time.monotonic()
+        began, position = time.monotonic(), self._position()
         extra = {
             "random": random_streams(),
             "detectors": engine.observer.state(),
             "counters": {"step": self.step, "ticks": tick},
-            "position": None if self.position is None else dict(self.position.state_dict()),
+            "position": None if position is None else dict(position),
         }
         bundle = self.shelf.save(self.step, {**self._parts.gather(), **extra})
         self.need_gib = sum(f.stat().st_size for f in bundle.path.iterdir()) / GIB
         self._step_of[tick] = self.step
-        self._save_s = time.monotonic() - began
-        self._saved_s += self._save_s
         if not self._options.prune_by_hand:
             self.shelf.prune()
+        self._save_s = time.monotonic() - began + self._mark_s
+        self.saving_s += time.monotonic() - began
 
     def mark_good(self, tick: int) -> None:
         """The bundle saved at this tick earned its mark; its baseline is kept with it."""
         assert self._engine is not None
-        bands = self._engine.baseline.bands
-        self.shelf.mark_good(self._step_of[tick], {name: band.location for name, band in bands.items()})
+        began, bands = time.monotonic(), self._engine.baseline.bands
+        self.shelf.mark_good(self._step_of.pop(tick), {name: band.location for name, band in bands.items()})
+        self._mark_s = time.monotonic() - began
+        self.saving_s += self._mark_s
 
-    def restore_control(self, on_restored: Callable[[], None]) -> Request:
+    def restore_control(self, model: nn.Module, on_restored: Callable[[], None]) -> Request:
         """The control that brings the last good bundle back."""
 
         def load_good() -> dict[str, object]:
@@ -126,7 +131,7 @@ class Keeping:
             on_restored()
             return parts
 
-        return Restore(self._model, load_good).control
+        return Restore(model, load_good).control
 
     def prune_control(self) -> Request:
         """The control that deletes what nothing points to, down to the newest ``keep``: ``"keep 3"``."""
@@ -162,13 +167,22 @@ class Keeping:
         for pattern in self._options.intermediates:
             yield from (p for p in self._folder.glob(pattern) if p.is_file() and not p.name.startswith("ledger"))
 
-    def resume(self, engine: Engine) -> Loaded | None:
-        """Go on from the newest bundle that verifies; ``None`` where there is none."""
-        if self._shelf is None:
-            return None
-        search = self._shelf.find_loadable()
+    def resume(self) -> Loaded | None:
+        """Go on from the newest bundle that verifies; ``None`` where there is none at all.
+
+        Raises:
+            StageError: when bundles are there and none of them serves: a run must not begin anew over them.
+            ConfigError: when the bundle is of another model or optimiser.
+        """
+        search = self.shelf.find_loadable()
         self.rejected = tuple(rejected.why for rejected in search.rejected)
         if search.bundle is None:
+            if self.rejected:
+                raise StageError(
+                    f"{self._folder}: found {len(self.rejected)} bundles and none that serves "
+                    f"({self.rejected[0]}), expected one to go on from; "
+                    "move them away to begin anew, or give another folder"
+                )
             return None
         parts = self._load(search.bundle.path)
         put_back_random_streams(parts["random"])

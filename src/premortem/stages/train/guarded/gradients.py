@@ -9,13 +9,27 @@ from torch import Tensor
 
 
 def gradients(parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
-    """The gradients that are there; a sparse one is replaced by its values."""
+    """The gradients that are there; of a sparse one its values, coalesced in place so that clipping reaches them."""
     found = []
     for parameter in parameters:
         gradient = parameter.grad
-        if gradient is not None:
-            found.append(gradient.coalesce().values() if gradient.is_sparse else gradient)
+        if gradient is None:
+            continue
+        if gradient.is_sparse:
+            if not gradient.is_coalesced():
+                gradient = parameter.grad = gradient.coalesce()
+            gradient = gradient.values()
+        found.append(gradient)
     return found
+
+
+def awaited(scalars: list[Tensor]) -> list[float]:
+    """The values of scalar tensors, in one transfer where they lie on one device in one type."""
+    first = scalars[0]
+    if all(s.dtype == first.dtype and s.device == first.device for s in scalars):
+        values: list[float] = torch.stack([s.reshape(()) for s in scalars]).tolist()
+        return values
+    return [float(s) for s in scalars]
 
 
 def total_norm(grads: list[Tensor]) -> Tensor:
@@ -31,8 +45,11 @@ def total_norm(grads: list[Tensor]) -> Tensor:
 def clip(grads: list[Tensor], norm: Tensor, limit: float) -> None:
     """Scale the gradients so that their norm is at most ``limit``; bit-identical to ``clip_grad_norm_``."""
     coefficient = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    by_device: dict[torch.device, list[Tensor]] = {}
     for gradient in grads:
-        gradient.mul_(coefficient.to(gradient.device))
+        by_device.setdefault(gradient.device, []).append(gradient)
+    for device, there in by_device.items():
+        torch._foreach_mul_(there, coefficient.to(device))
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

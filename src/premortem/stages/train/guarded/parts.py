@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from premortem.core.errors import StageError
+from premortem.core.errors import ConfigError, StageError
 
 
 class Stateful(Protocol):
@@ -62,12 +62,12 @@ class Parts:
         """Bring something else that must roll back.
 
         Raises:
-            StageError: when it has no ``state_dict`` and ``load_state_dict``.
+            ConfigError: when it has no ``state_dict`` and ``load_state_dict``.
         """
         if thing is None:
             return
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
-            raise StageError(
+            raise ConfigError(
                 f"state[{name!r}]: found a {type(thing).__name__} without state_dict and load_state_dict; "
                 "give it both, or leave it out and accept that it does not roll back"
             )
@@ -86,6 +86,7 @@ class Parts:
 
         Raises:
             StageError: naming the missing part.
+            ConfigError: naming the part that is of another shape.
         """
         missing = [name for name in ("model", "optimizer", *self._others) if name not in parts]
         if missing:
@@ -93,7 +94,12 @@ class Parts:
                 f"the bundle lacks {', '.join(missing)}; it was saved by a run without them: "
                 "resume with the same companions, or start in an empty folder"
             )
-        self._model.load_state_dict(parts["model"])
-        self._optimizer.load_state_dict(parts["optimizer"])
-        for name, thing in self._others.items():
-            thing.load_state_dict(parts[name])
+        own: dict[str, Stateful] = {"model": self._model, "optimizer": self._optimizer}
+        for name, thing in (own | self._others).items():
+            try:
+                thing.load_state_dict(parts[name])
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"the bundle's part {name!r} does not fit this run's {type(thing).__name__}: "
+                    f"{' '.join(str(error).split())[:200]}; build it as it was, or give another folder"
+                ) from error

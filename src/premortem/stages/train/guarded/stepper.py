@@ -15,8 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from premortem.stages.train.guarded.gradients import all_finite, clip, gradients, total_norm
+from premortem.stages.train.guarded.buffers import Buffers
+from premortem.stages.train.guarded.checks import require_loss
+from premortem.stages.train.guarded.gradients import all_finite, awaited, clip, gradients, total_norm
 from premortem.stages.train.guarded.settings import NumberSetting, Softening, WarmUp
+
+OVERFLOW = "the scaler overflowed"
 
 
 class Schedule(Protocol):
@@ -77,7 +81,8 @@ class Stepper:
         self.gate = math.inf
         """A norm above it never reaches the weights; set by the run from the healthy baseline."""
         self.used_lr_factor: float | None = None
-        self._pending: list[float] = []
+        self._pending: list[Tensor] = []
+        self._buffers = Buffers(model)
         # the model's own order: the norm is then bit-identical to clip_grad_norm_(model.parameters())
         in_model = list(model.parameters())
         known = {id(p) for p in in_model}
@@ -93,16 +98,19 @@ class Stepper:
         """Add one micro-batch's gradient; steps at every ``accumulate``-th and returns ``None`` before.
 
         ``loss`` is a scalar mean over the micro-batch.
+
+        Raises:
+            ConfigError: for a loss that is no scalar tensor, or has no graph.
         """
+        require_loss(loss)
         scaled = loss / self.accumulate if self.accumulate > 1 else loss
         scaler = self.with_.scaler
         (scaled if scaler is None else scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
-        self._pending.append(float(loss.detach()))
+        self._pending.append(loss.detach())
         if len(self._pending) < self.accumulate:
             return None
-        mean = sum(self._pending) / len(self._pending)
-        self._pending.clear()
-        return self._finish(mean)
+        losses, self._pending = self._pending, []
+        return self.finish(losses, self._step)
 
     def close_over(self, loss: Callable[[], Tensor]) -> Stepped:
         """One step of an optimiser that evaluates the loss itself (LBFGS), on a copy that can be put back.
@@ -118,9 +126,11 @@ class Stepper:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
             value = loss()
+            require_loss(value)
             value.backward()  # type: ignore[no-untyped-call]
-            seen.append(float(value.detach()))
-            norms.append(float(total_norm(gradients(self._parameters))))
+            value_now, norm = awaited([value.detach(), total_norm(gradients(self._parameters))])
+            seen.append(value_now)
+            norms.append(norm)
             if not (math.isfinite(seen[-1]) and math.isfinite(norms[-1])):
                 raise _NotFinite
             return value
@@ -130,7 +140,7 @@ class Stepper:
             sound = all_finite(self._parameters)
         except _NotFinite:
             sound = False
-        self.optimizer.zero_grad(set_to_none=True)
+        self._let_go()
         if sound:
             self._after()
             return Stepped(seen[0], norms[0], True)
@@ -138,6 +148,8 @@ class Stepper:
             for parameter, value in zip(self._parameters, before, strict=True):
                 parameter.copy_(value)
         self.optimizer.load_state_dict(state)
+        self._buffers.put_back()
+        self.used_lr_factor = None
         bad = next((n for n in norms if not math.isfinite(n)), math.nan)
         return Stepped(seen[0] if seen else math.nan, bad, False, "not finite")
 
@@ -149,13 +161,19 @@ class Stepper:
         yield from (p.detach() for p in self.model.parameters())
         yield from self.model.buffers()
 
-    def _finish(self, loss: float) -> Stepped:
+    def finish(self, losses: list[Tensor], step: Callable[[], object]) -> Stepped:
+        """Judge the gradients that are there; filter, clip and ``step`` with them, or skip.
+
+        ``losses`` are those of the step's micro-batches; ``step`` calls the optimiser and nothing else.
+        """
         scaler = self.with_.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         grads = gradients(self._parameters)
         norm = total_norm(grads)
-        size = float(norm)  # on an accelerator: the one awaited scalar a step, declared in the report
+        # on an accelerator: the one awaited transfer a step, declared in the report
+        *seen, size = awaited([*losses, norm])
+        loss = sum(seen) / len(seen) if seen else math.nan
         if not math.isfinite(loss) or not math.isfinite(size):
             return self._skip(loss, size, "not finite")
         if size > self.gate:
@@ -166,7 +184,7 @@ class Stepper:
             norm = total_norm(grads) if math.isfinite(self.max_norm.value) else norm
         if math.isfinite(self.max_norm.value):
             clip(grads, norm, self.max_norm.value)
-        self._with_learning_rate(self._step)
+        self._with_learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         self._after()
         return Stepped(loss, size, True)
@@ -181,15 +199,26 @@ class Stepper:
 
     def _skip(self, loss: float, size: float, why: str) -> Stepped:
         scaler = self.with_.scaler
-        overflow = scaler is not None and scaler.is_enabled() and math.isfinite(loss)
+        overflow = scaler is not None and scaler.is_enabled() and math.isfinite(loss) and not math.isfinite(size)
         if scaler is not None:
-            # it saw the overflow in unscale_, so its step calls nothing; its scale must go down
-            if not math.isfinite(size):
-                scaler.step(self.optimizer)
+            # unscale_ noted the overflow, so the scale goes down; scaler.step might call a fused optimiser
             scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._let_go()
         self.used_lr_factor = None
-        return Stepped(loss, None if overflow else size, False, "the scaler overflowed" if overflow else why)
+        if overflow:
+            return Stepped(loss, None, False, OVERFLOW)  # the scaler's own trade, as in a run without a guard
+        self._buffers.put_back()
+        return Stepped(loss, size, False, why)
+
+    def _let_go(self) -> None:
+        self._pending.clear()
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def forget(self) -> None:
+        """Weights were put back from a bundle: gradients and remembered buffers are another model's."""
+        self._let_go()
+        self._buffers.remember()
 
     def _filter(self, gradient_filter: GradientFilter) -> None:
         strength = gradient_filter.lamb
@@ -218,6 +247,7 @@ class Stepper:
 
     def _after(self) -> None:
         self.warm_up.applied += 1
+        self._buffers.remember()
         if self.with_.scheduler is not None:
             self.with_.scheduler.step()
         if self.with_.ema is not None:

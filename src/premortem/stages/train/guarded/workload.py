@@ -11,6 +11,7 @@ import torch
 
 from premortem.core.action import Control
 from premortem.core.signal import Signal
+from premortem.stages.train.guarded.checks import has_acting_learning_rate
 from premortem.stages.train.guarded.stepper import Stepped, Stepper
 
 GIB = 1024.0**3
@@ -49,14 +50,16 @@ class TrainingWorkload:
         self._notes: dict[int, float] = {}
         self.need_gib = 0.0
         self.save_failed = False
-        self.controls: dict[str, Control] = {
-            "learning_rate": stepper.lr_factor,
-            "warm_up": stepper.warm_up,
-            "max_norm": stepper.max_norm,
-            **requests,
-        }
-        self.witnesses = {"learning_rate": "lr_factor", "max_norm": "max_norm"}
-        if stepper.with_.gradient_filter is not None:
+        self.names = [signal.name for signal in self.signals]
+        self.controls: dict[str, Control] = dict(requests)
+        self.witnesses: dict[str, str] = {}
+        if has_acting_learning_rate(stepper.optimizer):
+            self.controls |= {"learning_rate": stepper.lr_factor, "warm_up": stepper.warm_up}
+            self.witnesses["learning_rate"] = "lr_factor"
+        if not stepper.needs_closure:
+            self.controls["max_norm"] = stepper.max_norm
+            self.witnesses["max_norm"] = "max_norm"
+        if stepper.with_.gradient_filter is not None and not stepper.needs_closure:
             self.controls["gradient_filter"] = stepper.softening
             self.witnesses["gradient_filter"] = "filter_strength"
         self.conditions: dict[str, Callable[[], bool | None]] = {"weights are finite": stepper.weights_are_finite}
