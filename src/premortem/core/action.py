@@ -71,6 +71,10 @@ class OverrideStack:
         """Who stands on this control, oldest first."""
         return tuple(self._overrides)
 
+    def override(self, owner: Owner) -> Override | None:
+        """What this owner put there, if anything."""
+        return self._overrides.get(owner)
+
     def state(self) -> dict[str, object]:
         """Plain data to resume from."""
         return {

@@ -6,13 +6,13 @@ Not frozen at detection: the onset of a fault is earlier than its detection (ker
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from premortem.core.plan import Plan
 from premortem.core.verification import Band
 
 _MEMORY = 1 / 32
 _WARM_UP = 8
+_NONE: frozenset[int] = frozenset()
 
 
 class _Location:
@@ -41,38 +41,49 @@ class _Location:
         self.spread += weight * (abs(error) - self.spread)
 
 
-@dataclass(slots=True)
-class _Candidate:
-    tick: int
-
-
 class Baseline:
-    """Trackers of the banded signals, the frozen bands, and the checkpoints on probation."""
+    """Trackers of the banded signals, the frozen bands, and the checkpoints on probation.
+
+    A workload that offers no checkpoints earns its good mark by itself, after each probation of healthy ticks.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._slots = [(i, s) for i, s in enumerate(plan.signals) if s.banded]
         self._trackers = {s.name: _Location() for _, s in self._slots}
+        self._learners = [(i, self._trackers[s.name].learn) for i, s in self._slots]
         self._probation = plan.probation
         self._candidates: list[int] = []
+        self._has_checkpoints = False
+        self._self_mark: int | None = None
         self.healthy_since: int | None = None
         self.bands: dict[str, Band] = {}
         self.good_tick: int | None = None
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there are banded signals and no band: nothing healthy was ever seen."""
+        return bool(self._slots) and not self.bands
+
     def candidate(self, tick: int) -> None:
         """A checkpoint was saved at this tick: its probation begins if the workload is healthy."""
+        self._has_checkpoints = True
         if self.healthy_since is not None:
             self._candidates.append(tick)
 
-    def healthy(self, values: list[float | None], tick: int) -> int | None:
-        """Learn from one healthy observation; returns the tick of a candidate that just became good."""
+    def healthy(self, values: list[float | None], tick: int, flagged: frozenset[int] = _NONE) -> int | None:
+        """Learn from one healthy observation, but for flagged slots; returns a candidate's tick once it is good."""
         if self.healthy_since is None:
-            self.healthy_since = tick
-        for slot, signal in self._slots:
+            self.healthy_since = self._self_mark = tick
+        for slot, learn in self._learners:
             value = values[slot]
-            if value is not None:
-                self._trackers[signal.name].learn(value)
-        if self._candidates and tick - self._candidates[0] >= self._probation:
-            return self._mark(self._candidates.pop(0))
+            if value is not None and slot not in flagged:
+                learn(value)
+        if self._candidates:
+            if tick - self._candidates[0] >= self._probation:
+                return self._mark(self._candidates.pop(0))
+        elif not self._has_checkpoints and self._self_mark is not None and tick - self._self_mark >= self._probation:
+            self._self_mark = tick
+            self.freeze()
         return None
 
     def disturbed(self) -> None:
@@ -102,6 +113,7 @@ class Baseline:
         """Accept a new normal: the bands are learned again."""
         self.bands.clear()
         self._trackers = {s.name: _Location() for _, s in self._slots}
+        self._learners = [(i, self._trackers[s.name].learn) for i, s in self._slots]
         self.disturbed()
 
     def state(self) -> dict[str, object]:

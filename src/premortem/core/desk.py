@@ -7,15 +7,24 @@ from premortem.core.command import NO_TARGET, Command, Target, Verb
 from premortem.core.evidence import Event, Plain, Record
 from premortem.core.incident import Incident
 
+RESUME = 0
+"""Owner of the commands by which a restarted guard puts its settings back; incidents count from 1."""
+
 
 class Desk:
     """Collects commands until the driver takes them."""
 
     def __init__(self) -> None:
-        self.now = Now(0, 0.0)
+        self.tick = 0
+        self.seconds = 0.0
         self._next = 1
         self._out: list[Command] = []
         self.waiting: dict[int, tuple[int, Now]] = {}
+
+    @property
+    def now(self) -> Now:
+        """The moment of the last observation."""
+        return Now(self.tick, self.seconds)
 
     @property
     def has_some(self) -> bool:
@@ -34,18 +43,18 @@ class Desk:
     def record(self, event: Event, entry: str, incident: Incident | None, **data: Plain) -> Record:
         """A record of this moment."""
         number = None if incident is None else incident.number
-        return Record(event, entry, number, self.now.tick, self.now.seconds, data)
+        return Record(event, entry, number, self.tick, self.seconds, data)
 
-    def ask(self, verb: Verb, incident: Incident, record: Record, target: Target = NO_TARGET) -> None:
-        """Issue a command whose outcome belongs to this incident."""
+    def ask(self, verb: Verb, owner: int, record: Record, target: Target = NO_TARGET) -> None:
+        """Issue a command whose outcome belongs to this incident, or to the resume (:data:`RESUME`)."""
         number = self._issue(verb, record, target)
-        self.waiting[number] = (incident.number, self.now)
+        self.waiting[number] = (owner, self.now)
 
     def mark_good(self, tick: int) -> None:
         """Ask the driver to mark the checkpoint saved at this tick."""
         self._issue(
             "mark_good",
-            Record("good", "", None, self.now.tick, self.now.seconds, {"saved_at": tick}),
+            Record("good", "", None, self.tick, self.seconds, {"saved_at": tick}),
             tick=tick,
         )
 

@@ -7,7 +7,7 @@ flagged enter its own statistics (law 5). ``None`` means INCONCLUSIVE: too few s
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 State = dict[str, float]
 
@@ -38,4 +38,13 @@ class Detector(Protocol):
 
     def load(self, state: State) -> None:
         """Resume from :meth:`state`; raises ``KeyError`` when a number is missing."""
+        ...
+
+
+@runtime_checkable
+class HearsSilence(Protocol):
+    """A detector for which missing data is itself an observation (kernel decision 6)."""
+
+    def missing(self, seconds: float) -> Level | None:
+        """Assess so many seconds of silence."""
         ...

@@ -2,7 +2,7 @@
 
 ``observe(values, tick, seconds)`` takes one row of measurements, ``outcome(number, outcome)`` what came of a
 command; both return commands for the driver. Training step, asyncio service, supervisor, replay, drill and
-sabotage campaign all drive this same engine.
+sabotage campaign all drive this same engine. ``docs/kernel.md`` draws its states.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from __future__ import annotations
 from premortem.core.action import Outcome
 from premortem.core.baseline import Baseline
 from premortem.core.climb import Climb
-from premortem.core.clock import Now
 from premortem.core.command import Command
-from premortem.core.desk import Desk
+from premortem.core.desk import RESUME, Desk
 from premortem.core.detector import Level
 from premortem.core.finding import Finding
 from premortem.core.incident import Incident, Phase
-from premortem.core.memory import load_memory, memory
+from premortem.core.latch import Latches
+from premortem.core.memory import load_memory, memory, rungs_of
 from premortem.core.observer import Change, Observer
 from premortem.core.peel import Peel
 from premortem.core.plan import Plan
+from premortem.core.relapse import RelapseWatch
+from premortem.core.resume import Resume
+from premortem.core.seal import Seal
 from premortem.core.site import Site
+from premortem.core.vigil import Vigil
 
-_UP = frozenset({Phase.ACTING, Phase.READING, Phase.ASKING, Phase.UNDOING, Phase.UNREADING, Phase.CLOSING})
+_UP = frozenset({Phase.ACTING, Phase.READING, Phase.ASKING, Phase.UNDOING, Phase.UNREADING})
 _DOWN = frozenset({Phase.PEELING, Phase.PEEL_READING, Phase.RESTORING, Phase.RESTORE_READING})
+_SEALING = frozenset({Phase.CONFIRMING, Phase.CLOSING})
+_PEEL_WINDOWS = frozenset({Phase.PEEL_VERIFYING, Phase.RESTORE_VERIFYING})
 
 
 class Engine:
@@ -35,14 +41,18 @@ class Engine:
         self.baseline = Baseline(plan)
         self.desk = Desk()
         self.site = Site(plan, self.observer, self.baseline, self.desk)
-        self._peel = Peel(self.site, lambda incident, why: self._climb.relapsed(incident, why))
-        self._climb = Climb(self.site, self._yields, self._peel.start)
+        self.vigil = Vigil(plan, self.observer)
+        self.latched = Latches(plan, self.observer)
         self.incidents: list[Incident] = []
         self.climbing: Incident | None = None
         self.queue: list[Incident] = []
-        self.latched: dict[str, Now | None] = {}
-        self._watches_of = {entry: self.observer.of_entry(entry) for entry in plan.entries}
-        self._vital = [i for i, w in enumerate(plan.watches) if w.watch.required]
+        self._climb = Climb(self.site, self._yields, lambda i: self._relapse_watch.open(i))
+        self._seal = Seal(self.site, lambda i: self._peel.start(i), self._climb.lost)
+        self._relapse_watch = RelapseWatch(self.site, self._climb, self._seal.begin)
+        self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb.relapsed)
+        self._resume = Resume(self.site, self._could_not_put_back, self._resumed)
+        self._width = len(plan.signals)
+        self._recheck: set[str] = set()
         self._busy = True
         self._healthy = False
 
@@ -50,35 +60,36 @@ class Engine:
 
     def observe(self, values: list[float | None], tick: int, seconds: float) -> list[Command]:
         """Take one row of observations (``None`` is missing), in the plan's slot order."""
-        changes = self.observer.observe(values)
+        desk = self.desk
+        desk.tick, desk.seconds = tick, seconds
+        if len(values) != self._width:
+            what = f"a row of {len(values)} values for {self._width} signals: taken as missing"
+            desk.note("guard_fault", "", self.climbing, what=what)
+            values = [None] * self._width
+        changes = self.observer.observe(values, seconds)
         if changes or self._busy:
-            self.desk.now = Now(tick, seconds)
             self._attend(changes, values)
         if self._healthy:
-            good = self.baseline.healthy(values, tick)
+            flagged = frozenset(self.observer.watches[i].slot for i, _, _ in changes)
+            good = self.baseline.healthy(values, tick, flagged) if changes else self.baseline.healthy(values, tick)
             if good is not None:
-                self.desk.now = Now(tick, seconds)
-                self.desk.mark_good(good)
-        return self.desk.take() if self.desk.has_some else []
+                desk.mark_good(good)
+        return desk.take() if desk.has_some else []
 
     def outcome(self, number: int, outcome: Outcome) -> list[Command]:
         """Say what came of a command; an outcome that nobody waits for any more is noted and ignored."""
         owner = self.desk.settle(number)
-        incident = self.climbing
-        if incident is None or owner != incident.number:
-            self.desk.note("guard_fault", "", None, what=f"an outcome of command {number} came too late")
-        elif incident.phase in _UP:
-            self._climb.outcome(incident, outcome)
-        elif incident.phase in _DOWN:
-            self._peel.outcome(incident, outcome)
-        if incident is not None and incident.phase.is_over:
-            self._over(incident)
-        self._busy = True
+        if owner is None:
+            self.desk.note("guard_fault", "", self.climbing, what=f"an outcome of command {number} came too late")
+        else:
+            self._settle(owner, outcome)
+            self._next_in_queue()
+        self._busy, self._healthy = True, False
         return self.desk.take()
 
     def candidate(self, tick: int) -> None:
         """A checkpoint was saved at this tick; it is good after a probation of healthy ticks."""
-        if self.climbing is None:
+        if self.climbing is None and not self.queue:
             self.baseline.candidate(tick)
 
     def guard_fault(self, what: str) -> list[Command]:
@@ -87,8 +98,9 @@ class Engine:
         return self.desk.take()
 
     def acknowledge(self, entry: str, who: str) -> list[Command]:
-        """A person releases the latch of an entry that was handed over."""
-        self.latched.pop(entry, None)
+        """A person releases the latch of an entry that was handed over; what is still RED opens anew."""
+        self.latched.open(entry)
+        self._recheck.add(entry)
         self._busy = True
         self.desk.note("acknowledged", entry, None, who=who)
         return self.desk.take()
@@ -97,8 +109,8 @@ class Engine:
         """A person accepts a new normal: detectors and bands are learned again. The only way to do so."""
         self.baseline.forget()
         self.observer.restart()
-        self.latched.clear()
-        self._busy = True
+        self.latched.open_all()
+        self._busy, self._healthy = True, False
         self.desk.note("rebaselined", "", None, who=who)
         return self.desk.take()
 
@@ -107,33 +119,31 @@ class Engine:
         return memory(self)
 
     def load(self, state: dict[str, object]) -> list[Command]:
-        """Resume the guard of a resumed run (law 11); an open incident climbs on from where it stood."""
-        load_memory(self, state)
-        self._busy = True
-        if self.climbing is not None and not self.climbing.phase.is_over:
-            self._climb.start(self.climbing)
+        """Resume the guard of a resumed run (law 11): settings first, then the open incident, where it stood."""
+        strangers = load_memory(self, state)
+        self._busy, self._healthy = True, False
+        self._resume.begin([c for c, s in self.site.stacks.items() if self._can_put_back(c) and s.owners], strangers)
         return self.desk.take()
-
-    def _attend(self, changes: list[Change], values: list[float | None]) -> None:
-        """The slow path: something changed, or an incident or a latch is open."""
-        if changes:
-            self._report(changes, values)
-        if self.climbing is not None:
-            self._carry_on(self.climbing, values)
-        if self.latched:
-            self._release_latches()
-        self._next_in_queue()
-        self._busy = self.climbing is not None or bool(self.latched)
-        self._healthy = not self._busy and self._is_healthy()
-        if not self._healthy:
-            self.baseline.disturbed()
 
     # --- findings ----------------------------------------------------------------------------
 
+    def _attend(self, changes: list[Change], values: list[float | None]) -> None:
+        """The slow path: something changed, or an incident, a latch or a silence is open."""
+        self._report(changes, values)
+        self._give_up_waiting()
+        if self.climbing is not None and not self._resume.is_open:
+            self._carry_on(self.climbing, values)
+        for entry in self.latched.observe(self.desk.now):
+            self.desk.note("acknowledged", entry, None, who="GREEN for a whole relapse watch")
+        self._next_in_queue()
+        is_open = self.climbing is not None or bool(self.latched) or self._resume.is_open
+        self._busy = is_open or self.vigil.is_waiting
+        self._healthy = not is_open and self.vigil.is_healthy()
+        if not self._healthy:
+            self.baseline.disturbed()
+
     def _report(self, changes: list[Change], values: list[float | None]) -> None:
-        for index, what in self.observer.new_faults():
-            bound = self.observer.watches[index]
-            self.desk.note("guard_fault", bound.entry, None, what=what, watch=bound.watch.name)
+        self._report_gaps(values)
         for change in changes:
             finding = self.observer.finding(change, values, self.desk.now)
             if finding.before is None and finding.level is Level.GREEN:
@@ -141,25 +151,45 @@ class Engine:
             self._note(finding)
             if finding.opens_incident:
                 self._attach(finding, change[0])
+        for index, level in enumerate(self.observer.levels if self._recheck else ()):
+            bound = self.observer.watches[index]
+            if level is not None and bound.entry in self._recheck:
+                finding = self.observer.finding((index, level, level), values, self.desk.now)
+                if finding.opens_incident:
+                    self._attach(finding, index)
+        self._recheck.clear()
+
+    def _report_gaps(self, values: list[float | None]) -> None:
+        for index, what in self.observer.new_faults():
+            bound = self.observer.watches[index]
+            self.desk.note("guard_fault", bound.entry, None, what=what, watch=bound.watch.name)
+        for index in self.vigil.look(values, self.desk.now):
+            watch = self.observer.watches[index].watch
+            what = f"{watch.name} is not watched: no value of {watch.signal!r} for {self.plan.probation} ticks"
+            self.desk.note("unwatched", self.observer.watches[index].entry, None, what=what, signal=watch.signal)
+        for name in self.observer.started_fresh:
+            self.desk.note("unwatched", name.split("/")[0], None, what=f"{name} starts fresh: nothing saved fits it")
+        self.observer.started_fresh = []
 
     def _note(self, finding: Finding) -> None:
         self.desk.note(
-            "finding", finding.entry, self.climbing,
+            "finding", finding.entry, self._open_incident(finding.entry),
             risk=finding.risk, watch=finding.watch, signal=finding.signal, symptom=finding.symptom,
             level=None if finding.level is None else finding.level.name,
             before=None if finding.before is None else finding.before.name, value=finding.value,
         )  # fmt: skip
 
+    def _open_incident(self, entry: str) -> Incident | None:
+        return next((i for i in (self.climbing, *self.queue) if i is not None and i.entry == entry), None)
+
     def _attach(self, finding: Finding, watch: int) -> None:
-        level = finding.level
+        level, incident = finding.level, self._open_incident(finding.entry)
         assert level is not None
-        for incident in (self.climbing, *self.queue):
-            if incident is not None and incident.entry == finding.entry:
-                incident.symptoms.add(finding.symptom)
-                incident.watches.add(watch)
-                incident.level = max(incident.level, level)
-                return
-        if finding.entry not in self.latched:
+        if incident is not None:
+            incident.symptoms.add(finding.symptom)
+            incident.watches.add(watch)
+            incident.level = max(incident.level, level)
+        elif finding.entry not in self.latched:
             self._open(finding, watch, level)
 
     def _open(self, finding: Finding, watch: int, level: Level) -> None:
@@ -170,7 +200,7 @@ class Engine:
         self.desk.note("opened", finding.entry, incident, level=level.name, because=finding.summary)
         if self._keeps_firing(finding.entry):
             self.site.hand_over(incident, "the guard keeps firing: that is a fault of its own")
-            self.latched[incident.entry] = None
+            self._over(incident)
         else:
             self.queue.append(incident)
             if self.climbing is not None:
@@ -184,77 +214,138 @@ class Engine:
     # --- the climbing incident ---------------------------------------------------------------
 
     def _carry_on(self, incident: Incident, values: list[float | None]) -> None:
-        if incident.window is None:
-            self._give_up_waiting(incident)
+        if incident.window is None and incident.phase is not Phase.AWAITING:
+            return
+        if incident.phase is Phase.RELAPSE_WATCH and self._yields(incident):
+            return
+        self.site.start_again_if_time_went_back(incident)
+        green = self.observer.assess(incident.watches)
+        if green is True and not self.site.is_witnessed(incident, values):
+            green = None
+        if green is not False and self.site.lost_control(incident, values):
+            green = False
+        if incident.phase is Phase.RELAPSE_WATCH:
+            self._relapse_watch.observe(incident, values, green=green)
         else:
-            green = self.observer.assess(incident.watches)
-            if green is not False and not self.site.in_force(values):
-                green = False
-            way = self._climb if incident.phase in (Phase.VERIFYING, Phase.RELAPSE_WATCH) else self._peel
+            way = self._peel if incident.phase in _PEEL_WINDOWS else self._climb
             way.observe(incident, values, green=green)
         if incident.phase.is_over:
             self._over(incident)
 
-    def _give_up_waiting(self, incident: Incident) -> None:
+    def _give_up_waiting(self) -> None:
         """A command without an outcome is unknown, not failed: the read-back settles it."""
         for number, (owner, issued) in list(self.desk.waiting.items()):
-            if owner == incident.number and self.plan.patience.has_passed(issued, self.desk.now):
+            if self.plan.patience.has_passed(issued, self.desk.now):
                 self.desk.settle(number)
-                late = Outcome(None, None, f"no outcome within {self.plan.patience}")
-                (self._climb if incident.phase in _UP else self._peel).outcome(incident, late)
+                self._settle(owner, Outcome(None, None, f"no outcome within {self.plan.patience}"))
+
+    def _settle(self, owner: int, outcome: Outcome) -> None:
+        incident = self.climbing
+        if owner == RESUME:
+            self._resume.outcome(outcome)
+            return
+        if incident is None or incident.number != owner:
+            return
+        if incident.phase in _UP:
+            self._climb.outcome(incident, outcome)
+        elif incident.phase in _DOWN:
+            self._peel.outcome(incident, outcome)
+        elif incident.phase in _SEALING:
+            self._seal.outcome(incident, outcome)
+        if incident.phase.is_over:
+            self._over(incident)
 
     def _over(self, incident: Incident) -> None:
         if incident is self.climbing:
             self.climbing = None
         if incident.phase is Phase.HANDED_OVER:
-            self.latched[incident.entry] = None
+            self.latched.close(incident)
+
+    # --- the queue ---------------------------------------------------------------------------
 
     def _next_in_queue(self) -> None:
-        """Worst first; one whose symptoms went away meanwhile closes without a rung."""
-        while self.climbing is None and self.queue:
-            self.queue.sort(key=lambda i: (-i.level, i.number))
-            incident = self.queue.pop(0)
-            still = self.observer.symptoms(incident.watches)
-            if not still and incident.opened != self.desk.now and not incident.standing:
-                self.site.close(incident, Phase.RECOVERED)
-                continue
-            self.climbing = incident
+        """What is RED now comes first, the worst of it; what went quiet meanwhile must still be seen healthy."""
+        while self.climbing is None and self.queue and not self._resume.is_open:
+            self.queue.sort(key=lambda i: (not self.observer.symptoms(i.watches), -i.level, i.number))
+            incident = self.climbing = self.queue.pop(0)
+            self._take_up(incident)
+
+    def _take_up(self, incident: Incident) -> None:
+        if incident.entry not in self.plan.entries:
+            self.site.hand_over(incident, "the register no longer has its entry")
+            self._over(incident)
+            return
+        half_way = self.plan.entries[incident.entry].carry_out_all and incident.carried and not incident.judged
+        if self.observer.symptoms(incident.watches) or half_way:
+            self.site.refresh_symptoms(incident)
             self._climb.start(incident)
-            if incident.phase.is_over:
-                self._over(incident)
+        else:
+            self._relapse_watch.open(incident)
+        if incident.phase.is_over:
+            self._over(incident)
 
     def _yields(self, incident: Incident) -> bool:
-        """CRITICAL preempts, but only between rungs (kernel decision 4)."""
-        worse = [i for i in self.queue if i.level is Level.CRITICAL]
-        if incident.level is Level.CRITICAL or not worse:
+        """CRITICAL preempts, but only between rungs (kernel decision 4); one without a rung yields to any."""
+        red = [i for i in self.queue if self.observer.symptoms(i.watches)]
+        if incident.level is not Level.CRITICAL:
+            worse = [i for i in red if i.level is Level.CRITICAL]
+        else:
+            worse = []
+        if incident.phase is Phase.RELAPSE_WATCH and not incident.tried:
+            worse = red
+        if not worse:
             return False
         self.desk.note("queued", incident.entry, incident, behind=worse[0].number)
-        incident.phase = Phase.QUEUED
+        incident.phase, incident.window = Phase.QUEUED, None
         self.queue.append(incident)
-        self.climbing = worse[0]
-        self.queue.remove(worse[0])
-        self._climb.start(worse[0])
-        if worse[0].phase.is_over:
-            self._over(worse[0])
+        self.climbing = None
         return True
 
-    # --- health ------------------------------------------------------------------------------
+    # --- resume ------------------------------------------------------------------------------
 
-    def _is_healthy(self) -> bool:
-        """Nothing RED, nothing vital unknown. YELLOW is healthy: most slow windows of a healthy run are."""
-        levels = self.observer.levels
-        if any(level is not None and level >= Level.RED for level in levels):
-            return False
-        return all(levels[i] is not None for i in self._vital)
+    def _can_put_back(self, control: str) -> bool:
+        """Whether every override on the control may be turned again without doing anything twice."""
+        by_number = {i.number: i for i in self.incidents}
+        owners = self.site.stacks[control].owners
+        rungs = [rungs_of(self, by_number[o.incident].entry)[o.rung] for o in owners]
+        return all(rung.can_be_put_back for rung in rungs)
 
-    def _release_latches(self) -> None:
-        """A latch opens after the entry has been GREEN for a whole relapse watch."""
-        now = self.desk.now
-        for entry, since in list(self.latched.items()):
-            if self.observer.assess(self._watches_of[entry]) is False:
-                self.latched[entry] = None
-            elif since is None:
-                self.latched[entry] = now
-            elif self.plan.entries[entry].relapse_watch.has_passed(since, now):
-                del self.latched[entry]
-                self.desk.note("acknowledged", entry, None, who="GREEN for a whole relapse watch")
+    def _could_not_put_back(self, control: str) -> None:
+        """What was in force before the restart is not any more, and nobody knows what is."""
+        what = f"after a restart the setting of {control!r} could not be put in force"
+        self.desk.note("guard_fault", "", None, what=what)
+        for incident in [i for i in (self.climbing, *self.queue) if i is not None]:
+            if control in self.site.touched(incident):
+                self.site.hand_over(incident, what)
+                self._over(incident)
+                self.queue = [i for i in self.queue if i is not incident]
+
+    def _resumed(self) -> None:
+        """Settings stand; the open incident goes on in the phase that it was in."""
+        incident = self.climbing
+        if incident is None:
+            return
+        self._go_on(incident, incident.phase)
+        if incident.phase.is_over:
+            self._over(incident)
+
+    def _go_on(self, incident: Incident, phase: Phase) -> None:
+        settle_by_reading = {Phase.ACTING: Phase.READING, Phase.RESTORING: Phase.RESTORE_READING}
+        if incident.entry not in self.plan.entries:
+            self.site.hand_over(incident, "the register no longer has its entry")
+        elif phase in (Phase.RELAPSE_WATCH, *_SEALING):
+            self._relapse_watch.open(incident)
+        elif phase is Phase.AWAITING:
+            return
+        elif incident.current is None:
+            self._climb.start(incident)
+        elif phase in (Phase.ACTING, Phase.READING, Phase.RESTORING, Phase.RESTORE_READING):
+            self.site.read(incident, settle_by_reading.get(phase, phase))
+        elif phase in (Phase.UNDOING, Phase.UNREADING):
+            self.site.undo(incident, incident.acting_rung, Phase.UNDOING)  # a second undo changes nothing
+        elif phase in (Phase.PEELING, Phase.PEEL_READING):
+            self.site.undo(incident, incident.acting_rung, Phase.PEELING)
+        elif phase is Phase.ASKING:
+            self._climb.ask(incident)
+        else:
+            self.site.open_window(incident, phase)

@@ -24,8 +24,10 @@ class Phase(Enum):
     PEEL_READING = "peel reading"
     RESTORING = "restoring"  # a peel relapsed: put back
     RESTORE_READING = "restore reading"
+    CONFIRMING = "confirming"  # every setting that the verdict rests on is read once more
     CLOSING = "closing"  # evidence of the verdict must be kept
 
+    AWAITING = "awaiting evidence"  # a request to a person
     VERIFYING = "verifying"
     RELAPSE_WATCH = "relapse watch"
     PEEL_VERIFYING = "peel verifying"
@@ -60,7 +62,6 @@ class Incident:
     level: Level
     symptoms: set[str] = field(default_factory=set)
     watches: set[int] = field(default_factory=set)
-    position: int = 0
     tried: dict[str, int] = field(default_factory=dict)
     standing: list[Standing] = field(default_factory=list)
     current: Rung | None = None
@@ -71,6 +72,14 @@ class Incident:
     recovered_after: str | None = None
     reason: str = ""
     hold_peel: bool = False
+    verdict: Phase | None = None
+    """What is being sealed: ``None`` is a recovery that has still to be peeled."""
+    to_read: list[str] = field(default_factory=list)
+    to_ask: list[str] = field(default_factory=list)
+    carried: list[str] = field(default_factory=list)
+    """Steps that were carried out, where an entry's rungs are steps."""
+    missed: list[str] = field(default_factory=list)
+    judged: bool = False
 
     @property
     def label(self) -> str:
@@ -96,12 +105,18 @@ class Incident:
             "opened": [self.opened.tick, self.opened.seconds],
             "level": int(self.level),
             "symptoms": [*sorted(self.symptoms)],
-            "position": self.position,
             "tried": dict(self.tried),
             "standing": self.standing_names,
             "current": None if self.current is None else self.current.name,
             "phase": self.phase.value,
             "relapses": self.relapses,
+            "since": None if self.since is None else [self.since.tick, self.since.seconds],
             "recovered_after": self.recovered_after,
             "reason": self.reason,
+            "hold_peel": self.hold_peel,
+            "verdict": None if self.verdict is None else self.verdict.value,
+            "to_ask": [*self.to_ask],
+            "carried": [*self.carried],
+            "missed": [*self.missed],
+            "judged": self.judged,
         }

@@ -36,6 +36,8 @@ class Rung:
         deadline: after settling, when verification gives up.
         condition: name of one more condition of the workload's, asked at the end of verification.
         ends_run: the workload stops here; the incident is handed over, whatever is measured.
+        due: the rung is a request to a person, whose evidence may come this much later; its control is read again
+            at each observation until then (kernel decision 12).
     """
 
     name: str
@@ -49,6 +51,17 @@ class Rung:
     deadline: Duration = ticks(60)
     condition: str | None = None
     ends_run: bool = False
+    due: Duration | None = None
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether it is a request that leaves nothing standing: done once, never undone, never repeated."""
+        return self.ends_run or (self.relation is Relation.IRREVERSIBLE and isinstance(self.override.by, str))
+
+    @property
+    def can_be_put_back(self) -> bool:
+        """Whether it is a setting that may be turned again after a restart without doing anything twice."""
+        return self.relation is not Relation.IRREVERSIBLE and not self.ends_run and self.due is None
 
     def applies_to(self, symptoms: frozenset[str]) -> bool:
         """Whether every symptom seen is one that this rung can mend (``*`` mends all)."""

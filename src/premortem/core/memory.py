@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from premortem.core.action import Owner
 from premortem.core.clock import Now
 from premortem.core.detector import Level
 from premortem.core.incident import Incident, Phase, Standing
@@ -19,55 +20,74 @@ if TYPE_CHECKING:
 
 def memory(engine: Engine) -> dict[str, object]:
     """The engine's memory as plain JSON data."""
+    names = engine.observer.names
     return {
-        "incidents": [i.state() for i in engine.incidents],
+        "now": [engine.desk.tick, engine.desk.seconds],
+        "incidents": [{**i.state(), "watches": [names[w] for w in sorted(i.watches)]} for i in engine.incidents],
         "climbing": None if engine.climbing is None else engine.climbing.number,
         "queue": [i.number for i in engine.queue],
-        "latched": sorted(engine.latched),
-        "settings": {name: stack.state() for name, stack in engine.site.stacks.items()},
+        "latched": {entry: [names[w] for w in watches] for entry, watches in engine.latched.state().items()},
+        "settings": {name: stack.state() for name, stack in engine.site.stacks.items() if stack.owners},
         "baseline": engine.baseline.state(),
     }
 
 
-def load_memory(engine: Engine, state: Mapping[str, object]) -> None:
-    """Resume. A rung that the register no longer knows is dropped from what stands, and noted."""
+def load_memory(engine: Engine, state: Mapping[str, object]) -> list[tuple[str, Owner]]:
+    """Resume; returns what stands for a rung that the register no longer knows, which must be undone."""
     saved = cast("dict[str, Any]", state)
-    engine.incidents = [_incident(engine, row) for row in saved["incidents"]]
+    engine.desk.tick, engine.desk.seconds = saved["now"]
+    index = {name: i for i, name in enumerate(engine.observer.names)}
+    engine.incidents = [_incident(engine, row, index) for row in saved["incidents"]]
     by_number = {i.number: i for i in engine.incidents}
     engine.climbing = by_number.get(saved["climbing"])
     engine.queue = [by_number[n] for n in saved["queue"]]
-    engine.latched = {entry: None for entry in saved["latched"] if entry in engine.plan.entries}
-    for name, stack in saved["settings"].items():
-        if name in engine.site.stacks:
-            engine.site.stacks[name].load(stack)
+    for entry, watches in saved["latched"].items():
+        engine.latched.load(entry, {index[w] for w in watches if w in index})
     engine.baseline.load(saved["baseline"])
+    return _strangers(engine, saved["settings"], by_number)
 
 
-def _incident(engine: Engine, row: dict[str, Any]) -> Incident:
-    rungs = _rungs(engine, row["entry"])
+def _strangers(
+    engine: Engine, settings: Mapping[str, Any], incidents: Mapping[int, Incident]
+) -> list[tuple[str, Owner]]:  # fmt: skip
+    strangers = []
+    for name, saved in settings.items():
+        stack = engine.site.stacks.get(name)
+        if stack is None:
+            engine.desk.note("guard_fault", "", None, what=f"the control {name!r} is gone; its overrides are dropped")
+            continue
+        stack.load(saved)
+        stack.base = saved["base"]
+        for owner in stack.owners:
+            incident = incidents.get(owner.incident)
+            if incident is None or owner.rung not in rungs_of(engine, incident.entry):
+                stack.remove(owner)
+                strangers.append((name, owner))
+    return strangers
+
+
+def rungs_of(engine: Engine, entry: str) -> dict[str, Rung]:
+    """Every rung of an entry by name; none where the register no longer has the entry."""
+    bound = engine.plan.entries.get(entry)
+    return {} if bound is None else {rung.name: rung for rung in bound.all_rungs}
+
+
+def _incident(engine: Engine, row: dict[str, Any], index: Mapping[str, int]) -> Incident:
+    rungs = rungs_of(engine, row["entry"])
     incident = Incident(row["number"], row["entry"], Now(*row["opened"]), Level(row["level"]))
     incident.symptoms = set(row["symptoms"])
-    incident.watches = {
-        i
-        for i in engine.observer.of_entry(row["entry"])
-        if engine.observer.watches[i].watch.symptom in incident.symptoms
-    }
+    incident.watches = {index[name] for name in row["watches"] if name in index}
     incident.tried = dict(row["tried"])
     incident.standing = [Standing(rungs[n], incident.opened) for n in row["standing"] if n in rungs]
     incident.current = rungs.get(row["current"])
     incident.phase = Phase(row["phase"])
-    incident.relapses = row["relapses"]
-    incident.recovered_after = row["recovered_after"]
-    incident.reason = row["reason"]
+    incident.since = None if row["since"] is None else Now(*row["since"])
+    incident.verdict = None if row["verdict"] is None else Phase(row["verdict"])
+    for name in ("relapses", "recovered_after", "reason", "hold_peel", "judged"):
+        setattr(incident, name, row[name])
+    for name in ("to_ask", "carried", "missed"):
+        setattr(incident, name, list(row[name]))
     lost = [n for n in row["standing"] if n not in rungs]
     if lost:
         engine.desk.note("guard_fault", row["entry"], incident, what=f"unknown rungs stand: {', '.join(lost)}")
     return incident
-
-
-def _rungs(engine: Engine, entry: str) -> dict[str, Rung]:
-    bound = engine.plan.entries.get(entry)
-    if bound is None:
-        return {}
-    rungs = [*bound.rungs, *([bound.contingency] if bound.contingency else [])]
-    return {rung.name: rung for rung in rungs}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from premortem.core.clock import Now
-from premortem.core.detector import Detector, Level
+from premortem.core.detector import Detector, HearsSilence, Level
 from premortem.core.finding import Finding
 from premortem.core.plan import BoundWatch, Plan
 
@@ -27,11 +27,15 @@ class Observer:
         self.levels: list[Level | None] = [None] * len(self.detectors)
         self.faults: dict[int, str] = {}
         self._reported: set[int] = set()
+        self.started_fresh: list[str] = []
+        self.names = [f"{w.entry}/{w.risk}/{w.watch.name}" for w in plan.watches]
+        self._last_beat: dict[int, float] = {}
+        self._listening: list[tuple[int, int, HearsSilence]] = []
         self._hot: list[tuple[int, int, Callable[[float], Level | None]]] = []
         self._arm()
 
-    def observe(self, values: Sequence[float | None]) -> list[Change]:
-        """Feed one row; returns (watch, before, after) for each assessment that changed."""
+    def observe(self, values: Sequence[float | None], seconds: float = 0.0) -> list[Change]:
+        """Feed one row of this moment; returns (watch, before, after) for each assessment that changed."""
         levels = self.levels
         changes: list[Change] = []
         index = 0
@@ -49,6 +53,8 @@ class Observer:
             self._arm()
             for later, slot, observe in rest:
                 self._observe_one(later, values[slot], observe, changes)
+        if self._listening:
+            self._listen(values, seconds, changes)
         return changes
 
     def finding(self, change: Change, values: Sequence[float | None], now: Now) -> Finding:
@@ -90,6 +96,9 @@ class Observer:
         for i, bound in enumerate(self.watches):
             self.detectors[i] = bound.watch.detector()
             self.levels[i] = None
+        self.faults.clear()
+        self._reported.clear()
+        self._last_beat.clear()
         self._arm()
 
     def state(self) -> dict[str, object]:
@@ -109,14 +118,26 @@ class Observer:
             except (KeyError, TypeError, ValueError):
                 self.detectors[i] = bound.watch.detector()
                 self.levels[i] = None
-                fresh.append(f"{bound.entry}/{bound.watch.name}")
+                fresh.append(self.names[i])
+        self.started_fresh = fresh
         self._arm()
         return fresh
 
     def _arm(self) -> None:
-        self._hot = [
-            (i, bound.slot, self.detectors[i].observe) for i, bound in enumerate(self.watches) if i not in self.faults
-        ]
+        sound = [(i, bound.slot, self.detectors[i]) for i, bound in enumerate(self.watches) if i not in self.faults]
+        self._hot = [(i, slot, d.observe) for i, slot, d in sound if not isinstance(d, HearsSilence)]
+        self._listening = [(i, slot, d) for i, slot, d in sound if isinstance(d, HearsSilence)]
+
+    def _listen(self, values: Sequence[float | None], seconds: float, changes: list[Change]) -> None:
+        """Where a detector hears silence, a missing value is assessed by how long it has been missing."""
+        for index, slot, detector in list(self._listening):
+            value = values[slot]
+            if value is None or value != value:
+                silence = seconds - self._last_beat.setdefault(index, seconds)
+                self._observe_one(index, silence, detector.missing, changes)
+            else:
+                self._last_beat[index] = seconds
+                self._observe_one(index, value, self.detectors[index].observe, changes)
 
     def _observe_one(
         self,
@@ -142,7 +163,7 @@ class Observer:
             self.levels[index] = None
 
     def _key(self, index: int) -> str:
-        bound = self.watches[index]
         params = getattr(self.detectors[index], "params", {})
-        digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{bound.entry}/{bound.risk}/{bound.watch.name}@{digest}"
+        built = [type(self.detectors[index]).__name__, params]
+        digest = hashlib.sha256(json.dumps(built, sort_keys=True, default=repr).encode()).hexdigest()[:8]
+        return f"{self.names[index]}@{digest}"

@@ -15,24 +15,39 @@ from premortem.core.verification import Verdict
 
 
 class Peel:
-    """Takes the standing rungs off; ``relapsed`` is the way back to climbing."""
+    """Takes the standing rungs off.
 
-    def __init__(self, site: Site, relapsed: Callable[[Incident, str], None]) -> None:
+    Args:
+        site: the workload as expected.
+        yields: asks the engine, between peels, whether something worse comes first.
+        done: all that can be is peeled, or a rung is held: the verdict is sealed.
+        relapsed: the way back to climbing.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        yields: Callable[[Incident], bool],
+        done: Callable[[Incident, Phase], None],
+        relapsed: Callable[[Incident, str], None],
+    ) -> None:
         self._site = site
+        self._yields = yields
+        self._done = done
         self._relapsed = relapsed
 
     def start(self, incident: Incident) -> None:
         """Peel the newest reversible rung, or close when none stands."""
         incident.window = None
-        if incident.hold_peel:
-            self._site.close(incident, Phase.HELD)
+        if self._yields(incident):
             return
-        while incident.standing and incident.standing[-1].rung.relation is Relation.IRREVERSIBLE:
-            incident.standing.pop()
-        if incident.standing:
-            self._site.undo(incident, incident.standing[-1].rung, Phase.PEELING)
+        reversible = [s.rung for s in incident.standing if s.rung.relation is not Relation.IRREVERSIBLE]
+        if incident.hold_peel:
+            self._done(incident, Phase.HELD)
+        elif reversible:
+            self._site.undo(incident, reversible[-1], Phase.PEELING)
         else:
-            self._site.close(incident, Phase.RECOVERED)
+            self._done(incident, Phase.RECOVERED)
 
     def outcome(self, incident: Incident, outcome: Outcome) -> None:
         """Something came of the command that this incident waits for on its way down."""
@@ -52,12 +67,15 @@ class Peel:
         window = incident.window
         assert window is not None
         symptoms = self._site.observer.symptoms(incident.watches)
-        if green is False and symptoms and window.settled is not None:
+        if symptoms and window.settled is not None:
             self._failed(incident, "seen again: " + ", ".join(sorted(symptoms)))
             return
         verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
-        if verdict is Verdict.GREEN and self._site.is_in_band(incident, window):
-            self.start(incident)
+        if verdict is Verdict.GREEN:
+            if self._site.is_in_band(incident, window):
+                self.start(incident)
+            else:
+                window.restart()
         elif verdict is Verdict.FAILED:
             self._failed(incident, "not GREEN and inside the healthy band within its deadline")
         elif verdict is Verdict.INCONCLUSIVE:
@@ -73,12 +91,11 @@ class Peel:
 
     def _failed(self, incident: Incident, why: str) -> None:
         rung = incident.acting_rung
+        incident.window = None
         if incident.phase is Phase.RESTORE_VERIFYING:
-            incident.hold_peel = False
             self._relapsed(incident, f"with {rung.name!r} put back: {why}")
             return
         self._site.desk.note("relapse", incident.entry, incident, rung=rung.name, why=f"without {rung.name!r}: {why}")
-        incident.window = None
         self._site.turn(incident, rung, Phase.RESTORING, why="put back after a relapse")
 
     def _put_back_read(self, incident: Incident, outcome: Outcome) -> None:

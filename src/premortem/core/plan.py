@@ -27,6 +27,7 @@ class BoundEntry:
     """An entry as the kernel needs it.
 
     ``max_incidents`` within ``per`` is law 7: a guard that keeps firing is itself a fault and hands over.
+    ``carry_out_all`` makes the rungs steps: every one is carried out in order, recovery is asked at the end.
     """
 
     id: str
@@ -35,6 +36,12 @@ class BoundEntry:
     relapse_watch: Duration = ticks(50)
     max_incidents: int = 10
     per: Duration = ticks(2000)
+    carry_out_all: bool = False
+
+    @property
+    def all_rungs(self) -> tuple[Rung, ...]:
+        """The ladder and, last, the contingency."""
+        return (*self.rungs, self.contingency) if self.contingency else self.rungs
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from premortem.core.action import Outcome, Override, OverrideStack, Owner, Setting, same_setting
 from premortem.core.baseline import Baseline
-from premortem.core.clock import ticks
+from premortem.core.clock import Duration, ticks
 from premortem.core.command import Target
 from premortem.core.desk import Desk
 from premortem.core.incident import Incident, Phase, Standing
@@ -29,16 +29,20 @@ class Site:
         """The entry that the incident belongs to."""
         return self.plan.entries[incident.entry]
 
-    def would_change_nothing(self, rung: Rung) -> bool:
-        """Whether a factor or a bound leaves the effective setting as it is; a request always does something."""
-        if rung.override.kind == "choose":
-            return False
+    def why_unfit(self, rung: Rung) -> str:
+        """Why the override cannot help on its control as it stands: it does not fit, or changes nothing."""
         effective = self.stacks[rung.control].effective
-        return same_setting(rung.override.over(effective), effective)
+        if rung.override.kind == "choose":
+            return ""  # a request always does something
+        try:
+            changed = rung.override.over(effective)
+        except TypeError as error:
+            return f"it does not fit: {error}"
+        return "it would change nothing: the setting is there already" if same_setting(changed, effective) else ""
 
     def turn(self, incident: Incident, rung: Rung, phase: Phase, why: str = "") -> None:
         """Expect the rung's override, write the intent, ask for it."""
-        incident.current, incident.phase = rung, phase
+        incident.current, incident.phase, incident.since = rung, phase, self.desk.now
         tried = incident.tried.get(rung.name, 1)
         owner = Owner(incident.number, rung.name)
         override = numbered(incident, rung, tried)
@@ -48,7 +52,7 @@ class Site:
             verb="turn", rung=rung.name, control=rung.control, kind=override.kind, by=override.by,
             attempt=tried, expected=expected, why=why,
         )  # fmt: skip
-        self.desk.ask("turn", incident, record, Target(rung.control, owner, override))
+        self.desk.ask("turn", incident.number, record, Target(rung.control, owner, override))
 
     def undo(self, incident: Incident, rung: Rung, phase: Phase) -> None:
         """Expect the setting without the rung's override, write the intent, ask for it."""
@@ -59,74 +63,106 @@ class Site:
             "intent", incident.entry, incident,
             verb="undo", rung=rung.name, control=rung.control, expected=expected,
         )  # fmt: skip
-        self.desk.ask("undo", incident, record, Target(rung.control, owner))
+        self.desk.ask("undo", incident.number, record, Target(rung.control, owner))
 
-    def read(self, incident: Incident, phase: Phase) -> None:
-        """Ask for the effective value of the current rung's control."""
-        rung = incident.acting_rung
+    def read(self, incident: Incident, phase: Phase, control: str = "") -> None:
+        """Ask for the effective value of a control, by default the current rung's."""
         incident.phase = phase
-        record = self.desk.record("intent", incident.entry, incident, verb="read", rung=rung.name, control=rung.control)
-        self.desk.ask("read", incident, record, Target(rung.control))
+        name = control or incident.acting_rung.control
+        record = self.desk.record("intent", incident.entry, incident, verb="read", control=name)
+        self.desk.ask("read", incident.number, record, Target(name))
 
     def note_outcome(self, incident: Incident, verb: str, outcome: Outcome, **more: Setting | bool) -> None:
         """Keep what came of a command."""
+        rung = "" if incident.current is None else incident.current.name
         self.desk.note(
             "outcome", incident.entry, incident,
-            verb=verb, rung=incident.acting_rung.name, ok=outcome.ok, value=outcome.value,
-            detail=outcome.detail, **more,
+            verb=verb, rung=rung, ok=outcome.ok, value=outcome.value, detail=outcome.detail, **more,
         )  # fmt: skip
 
-    def matches(self, incident: Incident, outcome: Outcome) -> bool:
-        """Whether a read-back shows exactly what the kernel expects on the current rung's control."""
-        expected = self.stacks[incident.acting_rung.control].effective
-        fits = outcome.ok is True and same_setting(outcome.value, expected)
-        self.note_outcome(incident, "read", outcome, expected=expected, as_expected=fits)
+    def fits(self, control: str, outcome: Outcome) -> bool:
+        """Whether a read-back shows exactly what the kernel expects there."""
+        return outcome.ok is True and same_setting(outcome.value, self.stacks[control].effective)
+
+    def matches(self, incident: Incident, outcome: Outcome, control: str = "") -> bool:
+        """Whether a read-back shows what is expected, by default on the current rung's control; noted."""
+        name = control or incident.acting_rung.control
+        fits = self.fits(name, outcome)
+        expected = self.stacks[name].effective
+        self.note_outcome(incident, "read", outcome, control=name, expected=expected, as_expected=fits)
         return fits
 
-    def in_force(self, values: list[float | None]) -> bool:
-        """Whether every witness signal shows the expected setting: the second, independent read-back."""
+    def touched(self, incident: Incident) -> list[str]:
+        """Controls of settings that this incident tried; one-shot requests leave nothing to read later."""
+        rungs = self.entry(incident).all_rungs
+        return list(dict.fromkeys(r.control for r in rungs if r.name in incident.tried and not r.is_one_shot))
+
+    def lost_control(self, incident: Incident, values: list[float | None]) -> str:
+        """The control whose witness signal shows another setting than expected; empty where none does."""
+        mine = self.touched(incident)
         for control, slot in self._witnesses:
             seen = values[slot]
-            if seen is not None and not same_setting(seen, self.stacks[control].effective):
-                return False
-        return True
+            if control in mine and seen is not None and not same_setting(seen, self.stacks[control].effective):
+                return control
+        return ""
+
+    def is_witnessed(self, incident: Incident, values: list[float | None]) -> bool:
+        """Whether no witness of a rung in force is silent: the second, independent read-back."""
+        standing = {s.rung.control for s in incident.standing}
+        return not any(control in standing and values[slot] is None for control, slot in self._witnesses)
+
+    def start_again_if_time_went_back(self, incident: Incident) -> None:
+        """A resumed run may count its ticks from an older checkpoint: what was begun later begins now."""
+        now, window = self.desk.now, incident.window
+        if incident.since is not None and incident.since.tick > now.tick:
+            incident.since = now
+        if window is not None and window.opened.tick > now.tick:
+            window.opened = now
+            window.settled = None
 
     def open_window(self, incident: Incident, phase: Phase) -> None:
-        """Begin to verify the current rung."""
+        """Begin to verify the current rung. Where nothing healthy was ever seen, for a whole probation."""
         rung = incident.acting_rung
+        confirm, deadline = rung.confirm, rung.deadline
+        if self.baseline.is_unknown and confirm < self.plan.probation:
+            deadline = deadline.times(1 + self.plan.probation / max(1, confirm))
+            confirm = self.plan.probation
         incident.phase = phase
-        incident.window = Window(self.desk.now, rung.settle, rung.confirm, rung.deadline)
+        incident.window = Window(self.desk.now, rung.settle, confirm, deadline)
 
-    def open_relapse_watch(self, incident: Incident) -> None:
-        """Begin to watch whether the symptom stays away; silence holds its clock, four times over."""
-        length = self.entry(incident).relapse_watch
-        incident.phase = Phase.RELAPSE_WATCH
-        incident.since = self.desk.now
-        incident.window = Window(self.desk.now, ticks(0), max(1, int(length.amount)), length.times(4))
-
-    def is_in_band(self, incident: Incident, window: Window) -> bool:
+    def is_in_band(self, incident: Incident, window: Window, least: int = 0) -> bool:
         """Whether the run of GREEN observations is inside the healthy band frozen at the last good mark.
 
-        Where nothing healthy was ever seen, only a full probation can show health.
+        Where nothing healthy was ever seen, only a full probation can show health. ``least`` bounds the number
+        of observations that the band's width is reckoned with, from above.
         """
-        if not self.baseline.bands:
-            if window.green >= self.plan.probation:
-                return True
-            window.confirm = self.plan.probation
-            return False
-        if self.baseline.holds(window.means(), window.green):
-            return True
-        window.restart()
-        return False
+        if self.baseline.is_unknown:
+            return window.green >= self.plan.probation
+        return self.baseline.holds(window.means(), min(window.green, least) if least else window.green)
+
+    def relapse_length(self, incident: Incident) -> Duration:
+        """How long the symptom must stay away; where nothing healthy was ever seen, a probation at least."""
+        length = self.entry(incident).relapse_watch
+        if self.baseline.is_unknown and length.unit == "ticks":
+            return ticks(max(int(length.amount), self.plan.probation))
+        return length
 
     def stand(self, incident: Incident, rung: Rung) -> None:
-        """Note that the rung is in force, newest last."""
+        """Note that the rung is in force, newest last; a one-shot request was done and leaves nothing standing."""
         self.fall(incident, rung)
-        incident.standing.append(Standing(rung, self.desk.now))
+        if rung.is_one_shot:
+            self.stacks[rung.control].remove(Owner(incident.number, rung.name))
+        else:
+            incident.standing.append(Standing(rung, self.desk.now))
 
     def fall(self, incident: Incident, rung: Rung) -> None:
         """Note that the rung is no longer in force."""
-        incident.standing = [s for s in incident.standing if s.rung is not rung]
+        incident.standing = [s for s in incident.standing if s.rung.name != rung.name]
+
+    def forget(self, incident: Incident, rung: Rung) -> None:
+        """An irreversible rung that is not in force: nothing can be undone, nothing is expected of it."""
+        self.fall(incident, rung)
+        self.stacks[rung.control].remove(Owner(incident.number, rung.name))
 
     def refresh_symptoms(self, incident: Incident) -> None:
         """What is RED now is what the next rung must mend; where all is quiet, what was seen last."""
@@ -139,14 +175,6 @@ class Site:
         incident.phase, incident.window, incident.reason = Phase.HANDED_OVER, None, reason
         self.desk.note("handed_over", incident.entry, incident, why=reason, standing=incident.standing_names)
         self.desk.note("escalated", incident.entry, incident, level=incident.level.name, why=reason)
-
-    def close(self, incident: Incident, phase: Phase) -> None:
-        """Give the verdict, whose evidence is kept already."""
-        incident.phase, incident.window = phase, None
-        self.desk.note(
-            "held" if phase is Phase.HELD else "closed", incident.entry, incident,
-            verdict=phase.value, after_rung=incident.recovered_after or "", standing=incident.standing_names,
-        )  # fmt: skip
 
 
 def numbered(incident: Incident, rung: Rung, tried: int) -> Override:

@@ -44,14 +44,18 @@ class Band:
 
 @dataclass(slots=True)
 class Window:
-    """Counts observations after a settle period, with a deadline."""
+    """Counts observations after a settle period, with a deadline.
+
+    At the deadline it has failed if anything spoke against health: an observation that was not GREEN, or a run of
+    GREEN ones outside the band. Where nothing did and too little was seen, it is inconclusive (law 2).
+    """
 
     opened: Now
     settle: Duration
     confirm: int
     deadline: Duration
     green: int = 0
-    conclusive: int = 0
+    against: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     settled: Now | None = None
 
@@ -64,20 +68,24 @@ class Window:
             if not self.settle.has_passed(self.opened, now):
                 return Verdict.OPEN
             self.settled = now
-        if green is not None:
-            self.conclusive += 1
-            if green:
-                self._add(values)
-            else:
-                self.restart()
+        if green is True:
+            self.add(values)
+        elif green is False:
+            self.restart()
         if self.green >= self.confirm:
             return Verdict.GREEN
         if self.deadline.has_passed(self.settled, now):
-            return Verdict.FAILED if self.conclusive else Verdict.INCONCLUSIVE
+            return Verdict.FAILED if self.against else Verdict.INCONCLUSIVE
         return Verdict.OPEN
 
+    def extend(self, confirm: int) -> None:
+        """Ask for more observations, and give the time that they take."""
+        self.confirm = confirm
+        self.deadline = Duration(max(self.deadline.amount, 3.0 * confirm), self.deadline.unit)
+
     def restart(self) -> None:
-        """Begin the run of GREEN observations anew; the deadline stands."""
+        """Something spoke against health: begin the run of GREEN observations anew; the deadline stands."""
+        self.against += 1
         self.green = 0
         self.sums.clear()
 
@@ -85,7 +93,8 @@ class Window:
         """Mean of each banded signal over the run of GREEN observations."""
         return {name: total / self.green for name, total in self.sums.items()} if self.green else {}
 
-    def _add(self, values: dict[str, float]) -> None:
+    def add(self, values: dict[str, float]) -> None:
+        """Count one GREEN observation."""
         self.green += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value

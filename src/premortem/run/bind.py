@@ -78,7 +78,7 @@ def bind(entries: Iterable[Entry], workload: Workload, where: str, *, probation:
         rungs = bind_ladder(entry, risks, at)
         bound[entry.id] = BoundEntry(
             entry.id, rungs, _contingency(risks), Duration.parse(entry.relapse_watch, f"{at}.relapse_watch"),
-            entry.max_incidents, Duration.parse(entry.per, f"{at}.per"),
+            entry.max_incidents, Duration.parse(entry.per, f"{at}.per"), entry.carry_out == "all",
         )  # fmt: skip
         gaps += [
             f"{entry.id}: the rung {r.name!r} is unavailable: no control {r.control!r}"
@@ -168,4 +168,6 @@ def _bind_rung(use: RungUse, known: Mapping[str, Rung], where: str) -> Rung:
         given = getattr(use, name)
         if given is not None:
             changes[name] = read(given, f"{where}.{name}")
+    if use.request and rung.due is None:
+        changes["due"] = changes.get("deadline", rung.deadline)
     return dataclasses.replace(rung, **changes)

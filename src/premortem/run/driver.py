@@ -1,14 +1,13 @@
 """Carries out what the kernel asks: intent written and committed, act, outcome written (kernel decision 8).
 
-The driver owns I/O and time; it decides nothing. Whatever a control, a condition or the ledger does (raise,
-hang, lie), the workload goes on: the kernel hears an outcome, and the guard's own faults are findings.
+The driver owns I/O and time; it decides nothing. Whatever a control, a condition, the ledger or the kernel itself
+does (raise, hang, lie), the workload goes on: the kernel hears an outcome, and the guard's own faults are findings.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from premortem.core.action import Control, Outcome, Setting
@@ -17,14 +16,27 @@ from premortem.core.engine import Engine
 from premortem.core.evidence import Plain, Record
 from premortem.core.workload import Workload
 from premortem.ledger.ledger import Ledger, Receipt
+from premortem.run.patience import Answer, Patience
 
 Listener = Callable[[Record], None]
+Clock = Callable[[], float]
+
+_REMEMBERED = frozenset({"turn", "undo", "ask", "keep"})
+"""Before these the kernel's memory is kept, so that a crash in the middle finds them (law 11)."""
 
 
 class Driver:
-    """One engine on one workload with one ledger."""
+    """One engine on one workload with one ledger.
 
-    def __init__(
+    Args:
+        engine, workload, ledger: what is driven, on what, with which evidence.
+        run: id under which the guard's memory is kept.
+        patience_s: seconds that a command or a write may take before it counts as unknown.
+        mark_good: called with the tick of a checkpoint that earned its mark.
+        clock: monotonic seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - all keyword-only but the three parts
         self,
         engine: Engine,
         workload: Workload,
@@ -33,17 +45,18 @@ class Driver:
         run: str,
         patience_s: float = 30.0,
         mark_good: Callable[[int], None] | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.engine = engine
         self.workload = workload
         self.ledger = ledger
         self.run = run
-        self._patience_s = patience_s
         self._mark_good = mark_good
         self._listeners: list[Listener] = []
-        self._hanging: dict[str, threading.Thread] = {}
+        self._patience = Patience(patience_s)
         self._faults_noted: set[str] = set()
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
 
     def listen(self, listener: Listener) -> None:
         """Be told of every record, after it was written; a listener that raises is noted once and dropped."""
@@ -51,12 +64,18 @@ class Driver:
 
     @property
     def seconds(self) -> float:
-        """Monotonic seconds since the driver was made: the kernel's clock."""
-        return time.monotonic() - self._started
+        """Monotonic seconds since the driver was made, or since the run that it resumed began."""
+        return self._clock() - self._started
 
     def tick(self, values: list[float | None], tick: int) -> None:
         """Give the kernel one row of observations and carry out all that follows from it."""
-        self.carry_out(self.engine.observe(values, tick, self.seconds))
+        try:
+            commands = self.engine.observe(values, tick, self.seconds)
+        except Exception as error:  # law 8: what guards never breaks what it guards
+            self._guard_fault(f"the kernel failed: {type(error).__name__}: {error}")
+            return
+        if commands:
+            self.carry_out(commands)
 
     def carry_out(self, commands: list[Command]) -> None:
         """Work off commands and those that their outcomes ask for."""
@@ -64,7 +83,9 @@ class Driver:
         while waiting:
             command = waiting.pop(0)
             if command.awaits_outcome:
-                waiting = self.engine.outcome(command.number, self._do(command)) + waiting
+                if command.verb in _REMEMBERED:
+                    self.save_memory()
+                waiting = self._tell_kernel(command, self._do(command)) + waiting
             elif command.verb == "mark_good" and self._mark_good is not None:
                 self._try_mark(command)
             else:
@@ -72,10 +93,21 @@ class Driver:
         if commands:
             self.save_memory()
 
+    def resume(self, memory: Mapping[str, object]) -> None:
+        """Go on with a guard's memory: settle by read-back what a crash cut short, then put settings back (law 11).
+
+        The clock goes on from where it stood; the time in between does not count.
+        """
+        now = cast("list[float]", memory["now"])
+        self._started = self._clock() - now[1]
+        self._settle_by_read_back()
+        self.carry_out(self.engine.load(dict(memory)))
+
     def save_memory(self) -> None:
         """Keep what must never be rolled back: incidents, tries, latches (law 11)."""
-        receipt = self.ledger.save_state(self.run, cast("Plain", self.engine.state()))
-        if not receipt.committed:
+        memory = cast("Plain", self.engine.state())
+        receipt = self._ledger_call("the guard's memory was not kept", lambda: self.ledger.save_state(self.run, memory))
+        if receipt is not None and not receipt.committed:
             self._guard_fault(f"the guard's memory was not kept: {self.ledger.health().fault}")
 
     def note(self, record: Record) -> None:
@@ -83,6 +115,13 @@ class Driver:
         self._write(record)
 
     # --- commands ----------------------------------------------------------------------------
+
+    def _tell_kernel(self, command: Command, outcome: Outcome) -> list[Command]:
+        try:
+            return self.engine.outcome(command.number, outcome)
+        except Exception as error:  # law 8
+            self._guard_fault(f"the kernel failed: {type(error).__name__}: {error}")
+            return []
 
     def _do(self, command: Command) -> Outcome:
         if command.verb == "keep":
@@ -92,19 +131,32 @@ class Driver:
         intent = self._intend(command.record)
         outcome = self._call(command, lambda: self._act(command))
         if intent is not None:
-            done = Record(
-                "outcome", command.record.entry, command.record.incident, command.record.tick, self.seconds,
-                {"verb": command.verb, "ok": outcome.ok, "detail": outcome.detail},
-            )  # fmt: skip
-            self.ledger.settle(intent, done)
+            self._settle(intent, command.record, outcome)
         return outcome
 
-    def _act(self, command: Command) -> Setting | None:
+    def _settle(self, intent: Receipt, asked: Record, outcome: Outcome) -> None:
+        done = Record(
+            "outcome", asked.entry, asked.incident, asked.tick, self.seconds,
+            {"verb": asked.data.get("verb"), "ok": outcome.ok, "value": outcome.value, "detail": outcome.detail},
+        )  # fmt: skip
+        self._ledger_call("an outcome was not written", lambda: self.ledger.settle(intent, done))
+
+    def _settle_by_read_back(self) -> None:
+        """An intent without an outcome is never repeated blindly: what is there now is its outcome."""
+        rows = self._patience.run("ledger", lambda: self.ledger.unsettled(self.run))
+        if rows.value is None:
+            self._guard_fault(f"unsettled intents could not be read: {rows.why}")
+            return
+        for row in rows.value:
+            name = str(row.record.data.get("control", ""))
+            control = self.workload.controls.get(name)
+            found = None if control is None else self._patience.run(name, control.read).value
+            outcome = Outcome(None, found, "settled by read-back after a restart")
+            self._settle(row.receipt, row.record, outcome)
+
+    def _act(self, command: Command) -> Setting | bool | None:
         if command.verb == "ask":
-            answer = self.workload.conditions[command.target.condition]()
-            if answer is None:
-                raise _Unknown(f"the condition {command.target.condition!r} could not be established")
-            return float(answer)
+            return self.workload.conditions[command.target.condition]()
         control = self._control(command)
         assert command.target.owner is not None
         if command.verb == "undo":
@@ -116,30 +168,18 @@ class Driver:
     def _control(self, command: Command) -> Control:
         return self.workload.controls[command.target.control]
 
-    def _call(self, command: Command, act: Callable[[], Setting | None]) -> Outcome:
+    def _call(self, command: Command, act: Callable[[], Setting | bool | None]) -> Outcome:
         """Run it beside the loop with a limit on patience: what hangs is unknown, and its control is left alone."""
-        busy = self._hanging.get(command.target.control)
-        if busy is not None and busy.is_alive():
-            return Outcome(None, None, f"an earlier command on {command.target.control!r} still hangs")
-        result: list[Outcome] = []
-
-        def body() -> None:
-            try:
-                value = act()
-                ok = value != 0.0 if command.verb == "ask" else True
-                result.append(Outcome(ok, value))
-            except _Unknown as error:
-                result.append(Outcome(None, None, str(error)))
-            except Exception as error:
-                result.append(Outcome(False, None, f"{type(error).__name__}: {error}"))
-
-        thread = threading.Thread(target=body, name=f"premortem-{command.verb}", daemon=True)
-        thread.start()
-        thread.join(self._patience_s)
-        if not result:
-            self._hanging[command.target.control] = thread
-            return Outcome(None, None, f"no answer within {self._patience_s:g} s")
-        return result[0]
+        target = command.target
+        answer = self._patience.run(target.control or f"condition {target.condition}", act)
+        if not answer.came:
+            return Outcome(None, None, answer.why)
+        if answer.error is not None:
+            return Outcome(False, None, answer.why)
+        if command.verb == "ask":
+            held = None if answer.value is None else bool(answer.value)
+            return Outcome(held, None, "" if held is not None else f"{target.condition!r} is unknown")
+        return Outcome(True, answer.value)
 
     def _try_mark(self, command: Command) -> None:
         assert self._mark_good is not None
@@ -152,35 +192,41 @@ class Driver:
 
     # --- evidence ----------------------------------------------------------------------------
 
+    def _ledger_call(self, what: str, write: Callable[[], Receipt]) -> Receipt | None:
+        """Write beside the loop too: a hanging disk must not hold up what is guarded. ``None``: not written."""
+        answer: Answer[Receipt] = self._patience.run("ledger", write)
+        if answer.value is None:
+            self._guard_fault(f"{what}: {answer.why}")
+        return answer.value
+
     def _intend(self, record: Record) -> Receipt | None:
-        try:
-            receipt = self.ledger.intend(record)
-        except Exception as error:
-            self._guard_fault(f"an intent was not written: {type(error).__name__}: {error}")
-            return None
+        receipt = self._ledger_call("an intent was not written", lambda: self.ledger.intend(record))
+        self._say_if_spooled(receipt)
         self._tell(record)
         return receipt
 
     def _keep(self, record: Record) -> Outcome:
         """A verdict stands only when its record is committed and found again, hash and all."""
-        try:
+
+        def keep() -> Receipt:
             receipt = self.ledger.append(record)
-            kept = receipt.committed and self.ledger.contains(receipt)
-        except Exception as error:
-            return Outcome(False, None, f"{type(error).__name__}: {error}")
-        if kept:
-            self._tell(record)
-        return Outcome(kept, None, "" if kept else f"the ledger did not commit it: {self.ledger.health().fault}")
+            return receipt if receipt.committed and self.ledger.contains(receipt) else Receipt(0, "", committed=False)
+
+        answer = self._patience.run("ledger", keep)
+        if answer.value is None:
+            return Outcome(None if not answer.came else False, None, answer.why)
+        if not answer.value.committed:
+            return Outcome(False, None, f"the ledger did not commit it: {self.ledger.health().fault}")
+        self._tell(record)
+        return Outcome(True)
 
     def _write(self, record: Record) -> None:
-        try:
-            receipt = self.ledger.append(record)
-        except Exception as error:
-            self._guard_fault(f"a record was not written: {type(error).__name__}: {error}")
-        else:
-            if not receipt.committed:
-                self._guard_fault(f"the ledger spools: {self.ledger.health().fault}")
+        self._say_if_spooled(self._ledger_call("a record was not written", lambda: self.ledger.append(record)))
         self._tell(record)
+
+    def _say_if_spooled(self, receipt: Receipt | None) -> None:
+        if receipt is not None and not receipt.committed:
+            self._guard_fault(f"the ledger spools: {self.ledger.health().fault}")
 
     def _tell(self, record: Record) -> None:
         for listener in list(self._listeners):
@@ -196,8 +242,6 @@ class Driver:
             return
         self._faults_noted.add(what)
         for command in self.engine.guard_fault(what):
+            if command.awaits_outcome:
+                continue
             self._write(command.record)
-
-
-class _Unknown(Exception):  # noqa: N818 - carries "could not be established" to the outcome
-    pass
