@@ -289,12 +289,9 @@ def main() -> int:
         minutes=arguments.minutes,
         curve_every=arguments.curve,
     )
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    runs = [run_seed(setting, seed) for seed in seeds]
-    if arguments.json:
-        print(json.dumps({"size": setting.size, "runs": [asdict(run) for run in runs]}, indent=2))
-    else:
-        print(table(runs, setting))
+    runs = [run_seed(setting, arguments.first_seed + offset) for offset in range(arguments.seeds)]
+    as_json = json.dumps({"size": setting.size, "runs": [asdict(run) for run in runs]}, indent=2)
+    print(as_json if arguments.json else table(runs, setting))
     return int(bound_applies(setting) and not all(run.within_bound for run in runs))
 
 

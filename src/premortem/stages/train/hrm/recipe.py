@@ -46,8 +46,8 @@ class Recipe:
 
 
 _RECIPES = {
-    4: Recipe(steps=800, weight_decay=1.0),
-    6: Recipe(steps=1500, weight_decay=1.0),
+    4: Recipe(steps=1200, weight_decay=1.0),
+    6: Recipe(steps=1200, weight_decay=1.0),
     9: Recipe(steps=20_000, batch_size=384, learning_rate=3e-4, warmup_steps=1000, weight_decay=1.0, ema_decay=0.999),
 }
 
