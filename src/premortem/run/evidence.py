@@ -5,7 +5,7 @@ Nothing here is remembered elsewhere: what a report or a command shows is read f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal, cast
 
@@ -295,13 +295,11 @@ def _run(data: dict[str, Plain]) -> str:
     return f"run {data.get('what')}{' (' + ', '.join(told) + ')' if told else ''}{why}"
 
 
-
-
 def _asked(data: dict[str, Plain]) -> str:
     return "asked for: " if data.get("asked") is True else ""
 
 
-_FORMS = {
+_FORMS: dict[str, Callable[[dict[str, Plain]], str]] = {
     "run": _run,
     "finding": _finding,
     "opened": lambda d: f"incident opened: {d.get('because')}",

@@ -65,7 +65,7 @@ class Moment:
     step: int
     num_steps: int
     loss: float
-    grad_norm: float
+    grad_norm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class _Guarded:
             finally:
                 self._take_off(run, disturbed)
             self.outcome, self.ticks, self.stopped = trainable.outcome(), run.ticks, run.stop_reason
-            _note(run, "run", what="outcome", value=self.outcome, unit="nats", arm="guarded")
+            _note(run, "run", what="outcome", value=_plain(self.outcome), unit="nats", arm="guarded")
 
     def _loop(self, run: GuardedTraining, trainable: Trainable, disturbed: Disturbed) -> None:
         while run.step_number < self.num_steps and not run.stopped:
@@ -185,7 +185,7 @@ class _Guarded:
             told = what if evidence.holds else f"NOT {what}" if evidence.holds is False else f"{what}: unknown"
             _note(run, "fault", what=told, detail=evidence.detail)
 
-    def _tell(self, run: GuardedTraining, loss: float, grad_norm: float) -> None:
+    def _tell(self, run: GuardedTraining, loss: float, grad_norm: float | None) -> None:
         self._audience.watch(Moment("guarded", run.ticks, run.step_number, self.num_steps, loss, grad_norm))
 
     def _hear(self, record: Record) -> None:
@@ -217,8 +217,7 @@ class _Twin:
         self._keep(ledger_path, of_run, name)
 
     def _loop(self, trainable: Trainable, disturbed: Disturbed, ledger: Ledger) -> None:
-        step = 0
-        for batch in trainable.batches():
+        for step, batch in enumerate(trainable.batches()):
             if step == self._case.at:
                 disturbed.put_on()
             elif step >= self._case.at + self._case.lasts:
@@ -226,9 +225,8 @@ class _Twin:
             if step >= self.num_steps:
                 return
             loss, grad_norm = plain_step(trainable, batch)
-            step += 1
-            ledger.note_readings(step, {"loss": loss, "grad_norm": grad_norm})
-            self._audience.watch(Moment("unguarded", step, step, self.num_steps, loss, grad_norm))
+            ledger.note_readings(step + 1, {"loss": loss, "grad_norm": grad_norm})
+            self._audience.watch(Moment("unguarded", step + 1, step + 1, self.num_steps, loss, grad_norm))
 
     def _keep(self, ledger_path: Path, of_run: str, name: str) -> None:
         ledger = Ledger.open(ledger_path, run=of_run)

@@ -1,0 +1,1 @@
+"""What `premortem new` copies: a risk that works as it stands, to be turned into your own."""

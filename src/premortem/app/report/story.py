@@ -1,0 +1,43 @@
+"""The marks on a run's curves: the fault, what was noticed, each rung, the verdict."""
+
+from __future__ import annotations
+
+from premortem.app.report.curve import Drawing, Mark
+from premortem.app.report.gather import Curve, Gathered
+from premortem.run.evidence import RungTried, RunView
+
+_TITLES = {"loss": ("Training loss", "loss (nats, log scale)"), "grad_norm": ("Gradient norm", "2-norm (log scale)")}
+_FAULT, _SEEN, _RUNG, _GOOD = "#8250df", "#d1492e", "#b7791f", "#1a7f37"
+
+
+def drawings(found: Gathered) -> list[Drawing]:
+    """One drawing for each signal of the last run."""
+    last = found.last
+    if last is None:
+        return []
+    marks = marks_of(last)
+    return [Drawing(*_TITLES[signal], arms, marks) for signal, arms in found.curves.items()]
+
+
+def loss_drawing(found: Gathered) -> Drawing | None:
+    """The loss of the last run, guarded and unguarded."""
+    arms: dict[str, Curve] = found.curves.get("loss", {})
+    last = found.last
+    return Drawing("The same fault on the same run, with and without the guard", _TITLES["loss"][1], arms,
+                   marks_of(last)) if arms and last is not None else None  # fmt: skip
+
+
+def marks_of(run: RunView) -> list[Mark]:
+    """In order of time."""
+    marks = [Mark(f.tick, "fault put on", _FAULT) for f in run.faults if "put on" in f.words]
+    for incident in run.incidents:
+        marks.append(Mark(incident.tick, "noticed", _SEEN))
+        marks += [Mark(rung.tick, rung.rung, _RUNG) for rung in _once(incident.rungs)]
+        if incident.ticks is not None:
+            marks.append(Mark(incident.tick + incident.ticks, "recovery verified", _GOOD))
+    return sorted(marks, key=lambda mark: mark.tick)
+
+
+def _once(rungs: list[RungTried]) -> list[RungTried]:
+    """Tries of one rung within one tick are one mark."""
+    return [*{(rung.rung, rung.tick): rung for rung in rungs}.values()]
