@@ -279,7 +279,7 @@ def _finding(data: dict[str, Plain]) -> str:
 
 def _verified(data: dict[str, Plain]) -> str:
     why = f": {data['why']}" if data.get("why") else ""
-    return f"verified: {data.get('rung')} {data.get('verdict')}{why}"
+    return f"{data.get('verdict')}: {data.get('rung')}{why}"
 
 
 def _verdict(data: dict[str, Plain]) -> str:

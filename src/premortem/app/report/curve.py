@@ -10,13 +10,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from premortem.app.report.gather import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"guarded": "#2f81f7", "unguarded": "#d1492e"}
 _INK = "#7f7f01"
 """A stand-in for the page's colour: matplotlib wants one, and it is replaced in its SVG."""
-_WIDTH, _HEIGHT = 860, 320
+_WIDTH, _HEIGHT = 860, 360
+_STRIP, _LINE, _LINES = 0.36, 0.066, 6
+"""Of the height, for the words of the marks; and for each of their lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,7 @@ def _by_matplotlib(drawing: Drawing) -> str:
         axes.set_yscale("log")
         for name, curve in sorted(drawing.arms.items(), reverse=True):
             axes.plot(curve.ticks, _drawable(curve.values), color=COLOURS[name], linewidth=1.6, label=name)
-        for mark, level in zip(drawing.marks, _levels(drawing.marks), strict=True):
-            axes.axvline(mark.tick, color=mark.colour, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                mark.word, (mark.tick, 1 - 0.085 * level), xycoords=("data", "axes fraction"), xytext=(4, -2),
-                textcoords="offset points", va="top", color=mark.colour, fontsize=9.5,
-            )  # fmt: skip
+        _mark_by_matplotlib(axes, drawing)
         axes.set_title(drawing.title, loc="left", fontsize=12, fontweight="bold")
         axes.set_xlabel("optimiser steps tried")
         axes.set_ylabel(drawing.unit)
@@ -79,6 +80,23 @@ def _by_matplotlib(drawing: Drawing) -> str:
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue(), drawing)
+
+
+def _mark_by_matplotlib(axes: Axes, drawing: Drawing) -> None:
+    """A line for each mark; its word stands in a strip above the curves, so that neither hides the other."""
+    last = max((tick for curve in drawing.arms.values() for tick in curve.ticks), default=1)
+    low, high = (math.log10(limit) for limit in axes.get_ylim())
+    if any(mark.word for mark in drawing.marks):
+        axes.set_ylim(top=10 ** (high + _STRIP * (high - low) / (1 - _STRIP)))
+    for level, mark in enumerate(drawing.marks):
+        top = 1 - _LINE * (level % _LINES) if mark.word else 1.0  # below the words of the marks before it
+        axes.axvline(mark.tick, ymax=top, color=mark.colour, linewidth=1, linestyle=(0, (4, 3)))
+        left = mark.tick < 0.72 * last
+        axes.annotate(
+            mark.word, (mark.tick, top), xycoords=("data", "axes fraction"),
+            xytext=(5 if left else -5, -1), textcoords="offset points", va="top", ha="left" if left else "right",
+            color=mark.colour, fontsize=9.5,
+        )  # fmt: skip
 
 
 def _inline(text: str, drawing: Drawing) -> str:
@@ -93,11 +111,6 @@ def _inline(text: str, drawing: Drawing) -> str:
 def _drawable(values: Sequence[float]) -> list[float]:
     """A log scale knows no zero, and a line has a gap where a value is not finite."""
     return [v if math.isfinite(v) and v > 0 else math.nan for v in values]
-
-
-def _levels(marks: Sequence[Mark]) -> list[int]:
-    """Words of neighbouring marks go one below the other."""
-    return [i % 4 for i in range(len(marks))]
 
 
 # --- without matplotlib ------------------------------------------------------------------------
@@ -123,16 +136,18 @@ def _by_hand(drawing: Drawing) -> str:
     values = [v for curve in drawing.arms.values() for v in _drawable(curve.values) if not math.isnan(v)]
     last = max((tick for curve in drawing.arms.values() for tick in curve.ticks), default=1)
     low, high = (math.log10(min(values)), math.log10(max(values))) if values else (-1.0, 1.0)
-    scale = _Scale(max(last, 1), low - 0.05, max(high, low + 0.1) + 0.05)
+    high = max(high, low + 0.1) + 0.05
+    strip = _STRIP * (high - low) / (1 - _STRIP) if any(mark.word for mark in drawing.marks) else 0.0
+    scale = _Scale(max(last, 1), low - 0.05, high + strip)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{drawing.title}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12" fill="currentColor">',
         f'<text x="{_LEFT}" y="18" font-weight="bold">{drawing.title}</text>',
         *_axes(scale),
     ]
-    for mark, level in zip(drawing.marks, _levels(drawing.marks), strict=True):
-        x, y = scale.x(mark.tick), _TOP + 12 + 15 * level
-        parts.append(f'<path d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}" stroke="{mark.colour}" stroke-dasharray="4 3"/>')
+    for level, mark in enumerate(drawing.marks):
+        x, y = scale.x(mark.tick), _TOP + 12 + 15 * (level % _LINES)
+        parts.append(f'<path d="M{x:.1f} {y - 11:.1f}V{_HEIGHT - _BOTTOM}" stroke="{mark.colour}" stroke-dasharray="4 3"/>')
         parts.append(f'<text x="{x + 4:.1f}" y="{y}" fill="{mark.colour}">{mark.word}</text>')
     for i, (name, curve) in enumerate(sorted(drawing.arms.items(), reverse=True)):
         parts.append(f'<path d="{_path(curve, scale)}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.6"/>')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from premortem.app.report.curve import Drawing, Mark
 from premortem.app.report.gather import Curve, Gathered
 from premortem.run.evidence import RungTried, RunView
@@ -16,7 +18,8 @@ def drawings(found: Gathered) -> list[Drawing]:
     if last is None:
         return []
     marks = marks_of(last)
-    return [Drawing(*_TITLES[signal], arms, marks) for signal, arms in found.curves.items()]
+    bare = [replace(mark, word="") for mark in marks]
+    return [Drawing(*_TITLES[s], arms, marks if s == "loss" else bare) for s, arms in found.curves.items()]
 
 
 def loss_drawing(found: Gathered) -> Drawing | None:
