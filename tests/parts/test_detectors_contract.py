@@ -23,6 +23,12 @@ def _curve() -> shelf.BaselineCurve:
     return detector
 
 
+def _pace() -> shelf.Progress:
+    detector = shelf.Progress(window=30)
+    detector.rebase([(0, 3.0), (100, 2.5), (1000, 2.0)])
+    return detector
+
+
 FACTORIES: dict[str, Callable[[], Detector]] = {
     "BaselineCurve": _curve,
     "Budget": lambda: shelf.Budget(limit=10.0),
@@ -34,6 +40,7 @@ FACTORIES: dict[str, Callable[[], Detector]] = {
     "NonFinite": shelf.NonFinite,
     "PageHinkley": shelf.PageHinkley,
     "Plateau": shelf.Plateau,
+    "Progress": _pace,
     "Quantile": lambda: shelf.Quantile(baseline=3.0),
     "RatioToBaseline": lambda: shelf.RatioToBaseline(baseline=3.0),
     "RatioToBest": shelf.RatioToBest,
@@ -158,6 +165,7 @@ def test_nan_alone_is_never_green(name: str) -> None:
 
 BARE: dict[str, Callable[[], Detector]] = {
     "BaselineCurve": shelf.BaselineCurve,
+    "Progress": shelf.Progress,
     "Quantile": shelf.Quantile,
     "RatioToBaseline": shelf.RatioToBaseline,
     "Collapse": shelf.Collapse,
@@ -172,6 +180,7 @@ def test_without_its_baseline_it_stays_inconclusive(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "samples"),
     [("Shift", 160), ("Spike", 32), ("Rising", 99), ("LowVariance", 49), ("Plateau", 99), ("Quantile", 199),
+     ("Progress", 30),
      ("PageHinkley", 30), ("ChangePoint", 50), ("RatioToBest", 10), ("Frozen", 1)],
 )  # fmt: skip
 def test_it_is_inconclusive_until_it_has_its_samples(name: str, samples: int) -> None:

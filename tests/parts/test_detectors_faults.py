@@ -86,8 +86,16 @@ def test_spike_on_gradient_norms_leads_bloom_s_loss() -> None:
     calm = [0.242, 0.267, 0.205] * 40
     spike = [0.947, 2.390, 15.886, 145.119, 960.351]
     detector = shelf.gradient_norm_detectors()["spike"]
-    assert _first(detector, calm) is None
-    assert _first(detector, spike) == 1, "two steps after it begins, three before the loss peaks"
+    assert {detector.observe(v) for v in calm} == {None, GREEN}
+    assert detector.observe(spike[0]) is YELLOW, "one step after it begins, four before the loss peaks"
+
+
+def test_a_gradient_norm_that_trebles_while_a_model_memorises_is_no_shift() -> None:
+    rng = random.Random(3)
+    detector = shelf.gradient_norm_detectors()["shift"]
+    norms = [(0.5 + 1.0 * min(1.0, i / 150)) * math.exp(rng.gauss(0.0, 0.2)) for i in range(600)]
+    assert _first(detector, norms) is None
+    assert _first(detector, [20.0] * 12) is not None
 
 
 @pytest.mark.parametrize(
@@ -299,3 +307,32 @@ def test_a_scaled_stream_gets_the_same_levels(name: str, factor: float) -> None:
     stream = stream[:900] + [v * (1.004**t) for t, v in enumerate(stream[900:])]
     plain, scaled = SCALE_FREE[name](), SCALE_FREE[name]()
     assert [plain.observe(v) for v in stream] == [scaled.observe(v * factor) for v in stream]
+
+
+def _healthy_curve() -> list[tuple[float, float]]:
+    return [(float(step), 3.0 * 0.995**step + 0.05) for step in range(0, 1001, 20)]
+
+
+def test_pace_accuses_a_run_that_stops_learning_and_clears_when_it_learns_again() -> None:
+    detector = shelf.Progress(window=40, memory=5)
+    detector.rebase(_healthy_curve())
+    loss = lambda step: 3.0 * 0.995**step + 0.05  # noqa: E731
+    assert set(map(detector.observe, (loss(s) for s in range(200)))) == {None, Level.GREEN}
+    stuck = [detector.observe(loss(200)) for _ in range(120)]
+    assert stuck[-1] is Level.RED
+    again = [detector.observe(loss(200 + s)) for s in range(120)]
+    assert again[-1] is Level.GREEN
+
+
+def test_pace_does_not_accuse_a_run_that_starts_worse_and_learns_as_fast() -> None:
+    detector = shelf.Progress(window=40, memory=5)
+    detector.rebase(_healthy_curve())
+    levels = [detector.observe(3.0 * 0.995 ** (step - 100) + 0.05) for step in range(600)]
+    assert Level.RED not in levels
+
+
+def test_pace_is_content_at_the_floor() -> None:
+    detector = shelf.Progress(window=40, memory=5)
+    detector.rebase(_healthy_curve())
+    levels = [detector.observe(0.055) for _ in range(300)]
+    assert levels[-1] is Level.GREEN

@@ -15,6 +15,7 @@ from premortem.parts.detectors.low_variance import LowVariance as LowVariance
 from premortem.parts.detectors.non_finite import NonFinite as NonFinite
 from premortem.parts.detectors.page_hinkley import PageHinkley as PageHinkley
 from premortem.parts.detectors.plateau import Plateau as Plateau
+from premortem.parts.detectors.progress import Progress as Progress
 from premortem.parts.detectors.quantile import Quantile as Quantile
 from premortem.parts.detectors.ratio_to_baseline import RatioToBaseline as RatioToBaseline
 from premortem.parts.detectors.ratio_to_best import RatioToBest as RatioToBest

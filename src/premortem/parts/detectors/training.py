@@ -32,10 +32,14 @@ def training_loss_detectors() -> dict[str, Detector]:
     }
 
 
-def gradient_norm_detectors() -> dict[str, Detector]:
-    """Fresh detectors for the gradient norm before clipping, which leads the loss: here one spike is RED."""
+def gradient_norm_detectors(*, width: float = 1.0) -> dict[str, Detector]:
+    """Fresh detectors for the gradient norm before clipping, which leads the loss in real incidents.
+
+    ``width``: the least width of the shift, in log units. A healthy norm doubles and trebles while a model
+    memorises, so a rise is judged against a factor of e and not against its own noise; a single spike is YELLOW.
+    """
     return {
         "non_finite": NonFinite(),
-        "spike": Spike(yellow=8.0, red=12.0, floor=0.05),
-        "shift": Shift(floor=0.1, wander=1.5),
+        "spike": Spike(yellow=8.0, red=inf, floor=0.05),
+        "shift": Shift(floor=width, slow_drift=1.0),
     }

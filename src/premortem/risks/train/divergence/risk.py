@@ -41,7 +41,14 @@ from premortem.core.action import Override
 from premortem.core.clock import ticks
 from premortem.core.ladder import Relation, Rung
 from premortem.core.risk import Risk, Watch
-from premortem.parts.detectors import NonFinite, RatioToBest, Rising, Shift, Spike, Threshold, training_loss_detectors
+from premortem.parts.detectors import (
+    NonFinite,
+    RatioToBest,
+    Rising,
+    Threshold,
+    gradient_norm_detectors,
+    training_loss_detectors,
+)
 
 DIVERGING = frozenset({"divergence"})
 ANY = frozenset({"divergence", "not finite", "broken weights", "spike"})
@@ -76,9 +83,9 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("rising loss", "loss", "divergence",
               lambda: Rising(slope=p.rising_slope, window=p.rising_window), required=False),
         Watch("gradient shift", "grad_norm", "divergence",
-              lambda: Shift(floor=p.gradient_width, slow_drift=1.0), required=False),
+              lambda: gradient_norm_detectors(width=p.gradient_width)["shift"], required=False),
         Watch("loss spike", "loss", "spike", lambda: training_loss_detectors()["spike"], required=False),
-        Watch("gradient spike", "grad_norm", "spike", Spike, required=False),
+        Watch("gradient spike", "grad_norm", "spike", lambda: gradient_norm_detectors()["spike"], required=False),
     )  # fmt: skip
 
 
