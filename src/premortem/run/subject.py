@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from premortem.core.signal import Signal
-from premortem.stages.train.guarded.checks import gaps_of, require_trainable
+from premortem.stages.train.guarded.checks import gaps_of, require_torch
 from premortem.stages.train.guarded.parts import Parts
 from premortem.stages.train.guarded.stepper import Companions
 
@@ -19,7 +19,7 @@ class Subject:
     """What is guarded.
 
     Raises:
-        ConfigError: for what cannot be trained.
+        ConfigError: for what is no model or no optimiser of torch.
     """
 
     model: nn.Module
@@ -30,7 +30,7 @@ class Subject:
     signals: tuple[Signal, ...]
 
     def __post_init__(self) -> None:
-        require_trainable(self.model, self.optimizer)
+        require_torch(self.model, self.optimizer)
 
     @property
     def name(self) -> str:

@@ -27,6 +27,7 @@ from premortem.run.driver import Driver
 from premortem.run.keeping import Keeping
 from premortem.run.remembering import Remembering
 from premortem.run.subject import Subject
+from premortem.stages.train.guarded.checks import require_fit
 from premortem.stages.train.guarded.draws import Draws
 from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped, Stepper
 from premortem.stages.train.guarded.termination import EXIT_CODE, Termination
@@ -70,6 +71,7 @@ class GuardedTraining:
         )  # fmt: skip
         self.workload = TrainingWorkload(self.stepper, subject.folder, controls, subject.signals)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
+        require_fit(subject.model, subject.optimizer)
         given = guard.ledger
         beside = None if subject.folder is None or given is not None else subject.folder / "ledger.db"
         self._owns_ledger = given is None or isinstance(given, str | Path)
@@ -268,7 +270,7 @@ class GuardedTraining:
             self.draws.resume_at(loaded.position)
             self.ticks = loaded.ticks
             self.stepper.forget()
-        self._remembering.recall(self.ticks)
+        self._remembering.recall()
         self._refresh_gate()
         return "" if loaded is None else loaded.path
 

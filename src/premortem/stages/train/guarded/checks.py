@@ -28,8 +28,8 @@ def require_loss(loss: object) -> None:
         )
 
 
-def require_trainable(model: object, optimizer: object) -> None:
-    """Refuse a model and an optimiser that cannot train together.
+def require_torch(model: object, optimizer: object) -> None:
+    """Refuse what is no model or no optimiser of torch.
 
     Raises:
         ConfigError: naming what was found.
@@ -41,6 +41,14 @@ def require_trainable(model: object, optimizer: object) -> None:
             f"guard.training: found an optimizer of type {type(optimizer).__name__}, expected a "
             "torch.optim.Optimizer; give what updates the weights"
         )
+
+
+def require_fit(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a model with nothing to train, or an optimiser of another model.
+
+    Raises:
+        ConfigError: naming what was found.
+    """
     parameters = list(model.parameters())
     if not any(p.requires_grad for p in parameters):
         raise ConfigError(
