@@ -86,6 +86,8 @@ class RunView:
     faults: list[Line] = field(default_factory=list)
     incidents: list[IncidentView] = field(default_factory=list)
     num_findings: int = 0
+    last_good: int | None = None
+    """The tick at which the newest checkpoint with a good mark was saved."""
     last_hash: str = ""
 
     def to_json(self) -> dict[str, Plain]:
@@ -215,6 +217,9 @@ def _take_run(view: RunView, row: Row) -> None:
         _take_milestone(view, row.wall, data)
     elif record.event == "finding":
         view.num_findings += 1
+    elif record.event == "good":
+        saved_at = data.get("saved_at")
+        view.last_good = saved_at if isinstance(saved_at, int) else None
     elif record.event == "fault":
         view.faults.append(_line(row))
     elif record.event == "unwatched":

@@ -108,12 +108,13 @@ def run_job(job: Job, ledger_path: Path, audience: Audience) -> Result:
         StageError: a ledger that cannot be opened.
     """
     began = time.monotonic()
+    guard = Guard(job.register, ledger=ledger_path)
     case = _case(job.fault)
     home = _fresh_folder(job.folder)
     guarded = _Guarded(job, case, audience)
     twin = _Twin(job, case, audience)
     if job.guarded:
-        guarded.run(Guard(job.register, ledger=ledger_path), home)
+        guarded.run(guard, home)
     if job.twin or not job.guarded:
         twin.run(ledger_path, str(home.resolve()))
     return Result(

@@ -21,7 +21,8 @@ _ENTRY = """  - id: DRAFT-{number}
     sees:
       - signal: {signal}
         note: the risk's own thresholds
-    ladder: []
+    ladder:
+{ladder}
     contingency: {contingency}
     drill: the cases of the risk's own drill
 """
@@ -42,9 +43,11 @@ def entry_text(risk_id: str, number: int) -> str:
     risk = find_risk(risk_id, "the register").load()
     params = risk.params()
     last = risk.contingency(params)
+    ladder = "\n".join(f"      - rung: {json.dumps(rung.name)}" for rung in risk.rungs(params))
+    stage, signal = risk_id.partition("/")[0], risk.watches(params)[0].signal
     return _ENTRY.format(
-        number=number, title=json.dumps(risk.title), stage=risk_id.partition("/")[0], risk=risk_id,
-        signal=risk.watches(params)[0].signal, contingency=last.name if last else "hand over to a person",
+        number=number, title=json.dumps(risk.title), stage=stage, risk=risk_id, signal=signal, ladder=ladder,
+        contingency=json.dumps(last.name if last else "hand over to a person"),
     )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ def guarded_exit(act: Callable[[], object], arguments: Sequence[str]) -> int:
     try:
         result = act()
         sys.stdout.flush()
+        if result == INTERRUPTED:  # so click says it when an interrupt reaches it
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else FINE
     except ConfigError as error:
         return _say(str(error), MISTAKE, arguments)
@@ -52,7 +54,7 @@ def _usage(error: Exception) -> str:
     message = str(getattr(error, "format_message", lambda: str(error))())
     context = getattr(error, "ctx", None)
     where = getattr(context, "command_path", "premortem")
-    return f"{message} See '{where} --help'." if message else f"see '{where} --help'"
+    return f"{message.rstrip('.')}; see '{where} --help'" if message else f"see '{where} --help'"
 
 
 def _own_fault(error: Exception) -> str:

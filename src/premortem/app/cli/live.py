@@ -41,10 +41,22 @@ class Live:
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
         self._state = "[green]watching[/]"
-        self._rung = ""
         self._good = 0
+        self._has_begun = False
 
     def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def _begin(self) -> None:
+        """Only when something happens: a mistake in the command is told alone."""
+        if self._has_begun:
+            return
+        self._has_begun = True
         told = {"none": "no fault", "poison": "a poisoned batch at step 200"}.get(
             self._job.fault, "the learning rate × 100 at step 200"
         )
@@ -53,15 +65,10 @@ class Live:
             f"on the way: [magenta]{told}[/].", soft_wrap=True,
         )  # fmt: skip
         self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def watch(self, moment: Moment) -> None:
         """One tick of an arm."""
+        self._begin()
         if moment.arm not in self._tasks:
             self._tasks[moment.arm] = self._progress.add_task(
                 moment.arm, total=moment.num_steps, loss="", norm="", state=""
@@ -79,6 +86,7 @@ class Live:
 
     def hear(self, record: Record) -> None:
         """One record of the guard's."""
+        self._begin()
         self._follow(record)
         words = in_words(record)
         if not words or self._is_small(record):

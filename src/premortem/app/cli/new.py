@@ -13,24 +13,25 @@ from premortem.core.errors import ConfigError
 
 _ID = re.compile(r"([a-z][a-z0-9]*(?:-[a-z0-9]+)*)/([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 _TEMPLATE = Path(__file__).with_name("template")
-_RUNBOOK = """# {title}
+_RUNBOOK = """# {title}: runbook
 
-For whoever is called. The page: `premortem explain {risk_id}`.
+## Signs
+What a person sees, and where: `premortem incidents list` shows the incidents of the entry that uses this risk.
 
-## First look
+## First five minutes
+1. `premortem incidents show N`: what was seen first, at which step, which rungs were tried, what each said.
+2. Is the last good checkpoint there? `premortem report` names it.
+3. Say here what to check next: the last change, the data, the disk.
 
-1. `premortem incidents list`, then `premortem incidents show N`: what was seen, what was tried, what helped.
-2. Has it recovered? Then only find the cause. Was it handed over? Then the guard stands still until you act.
+## What the guard does
+It cuts the learning rate, then restores the last good checkpoint; each rung is read back and verified.
 
-## By hand
-
-1. Say here what to check first: the last change, the data, the disk.
-2. Say how to bring the workload back without the guard: the last good checkpoint is in the checkpoint folder.
-3. When it is mended: `premortem incidents ack ENTRY`. Is this the new normal? `premortem incidents rebaseline`.
+## When it hands over
+The run has stopped with its weights safe. Say here how to bring the workload back by hand. Then
+`premortem incidents ack ENTRY` releases the latch, and `premortem incidents rebaseline` accepts a new normal.
 
 ## Afterwards
-
-`premortem incidents postmortem N`, and a drill: `premortem drill {risk_id} --seeds 3`.
+`premortem incidents postmortem N` drafts it from the evidence; `premortem drill {risk_id} --seeds 3` proves the mend.
 """
 
 
@@ -93,7 +94,7 @@ def _files(risk: str, package: str) -> dict[str, str]:
 
     def own(file: str) -> str:
         text = (_TEMPLATE / file).read_text("utf-8").replace("premortem.app.cli.template", package)
-        return text.replace("My risk", title).replace("my risk", title.lower())
+        return _sorted_imports(text).replace("My risk", title).replace("my risk", title.lower())
 
     return {
         "__init__.py": f'"""{title}."""\n',
@@ -102,6 +103,15 @@ def _files(risk: str, package: str) -> dict[str, str]:
         f"test_{name.replace('-', '_')}.py": own("check.py"),
         "runbook.md": _RUNBOOK.format(title=title, risk_id=risk),
     }
+
+
+def _sorted_imports(text: str) -> str:
+    """The risk's own package has another place in the alphabet than the template's."""
+    lines = text.splitlines(keepends=True)
+    own = [i for i, line in enumerate(lines) if line.startswith("from premortem") or " import RISK, " in line]
+    for i, line in zip(own, sorted(lines[i] for i in own), strict=True):
+        lines[i] = line
+    return "".join(lines)
 
 
 def _write(root: Path, folder: Path, files: dict[str, str]) -> list[Path]:

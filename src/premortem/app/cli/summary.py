@@ -80,10 +80,11 @@ def _loss(value: float) -> str:
 
 def print_report(screen: Console, found: Gathered) -> None:
     """Runs, incidents and proofs of a ledger."""
-    shown = table("run", "steps#", "findings#", "incidents#", "guarded#", "unguarded#", "ended")
+    shown = table("run", "steps#", "last good#", "findings#", "incidents#", "guarded#", "unguarded#", "ended")
     for view in found.runs:
         shown.add_row(
-            Path(view.run).name, "" if view.steps is None else str(view.steps), str(view.num_findings),
+            Path(view.run).name, "" if view.steps is None else str(view.steps),
+            "none" if view.last_good is None else f"tick {view.last_good}", str(view.num_findings),
             str(len(view.incidents)), _bare(view.outcome), _bare(view.twin_outcome),
             view.why or ("yes" if view.ended else "no"),
         )  # fmt: skip

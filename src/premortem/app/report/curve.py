@@ -147,7 +147,9 @@ def _by_hand(drawing: Drawing) -> str:
     ]
     for level, mark in enumerate(drawing.marks):
         x, y = scale.x(mark.tick), _TOP + 12 + 15 * (level % _LINES)
-        parts.append(f'<path d="M{x:.1f} {y - 11:.1f}V{_HEIGHT - _BOTTOM}" stroke="{mark.colour}" stroke-dasharray="4 3"/>')
+        parts.append(
+            f'<path d="M{x:.1f} {y - 11:.1f}V{_HEIGHT - _BOTTOM}" stroke="{mark.colour}" stroke-dasharray="4 3"/>'
+        )
         parts.append(f'<text x="{x + 4:.1f}" y="{y}" fill="{mark.colour}">{mark.word}</text>')
     for i, (name, curve) in enumerate(sorted(drawing.arms.items(), reverse=True)):
         parts.append(f'<path d="{_path(curve, scale)}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.6"/>')
