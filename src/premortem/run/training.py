@@ -23,6 +23,7 @@ from premortem.ledger.ledger import Ledger
 from premortem.parts.curve import write_curve
 from premortem.run.asking import Asking
 from premortem.run.bind import bind
+from premortem.run.calls import Calls
 from premortem.run.driver import Driver
 from premortem.run.keeping import Keeping
 from premortem.run.remembering import Remembering
@@ -81,6 +82,7 @@ class GuardedTraining:
             run=subject.name, patience_s=_PATIENCE_S, mark_good=self.keeping.mark_good,
         )  # fmt: skip
         self.driver.listen(self._hear)
+        self.driver.listen(Calls(guard.file, self.driver.note).hear)
         self._remembering = Remembering(self.driver, self.draws)
 
     # --- the context -------------------------------------------------------------------------
