@@ -53,7 +53,10 @@ _RECIPES = {
 
 
 def sudoku_recipe(size: int) -> Recipe:
-    """The recipe for Sudoku of ``size`` 4, 6 or 9; 4 is tuned on two cores; 6 borrows from it, 9 is a first guess for an accelerator."""
+    """The recipe for Sudoku of ``size`` 4, 6 or 9.
+
+    4 is tuned on two cores; 6 borrows from it and 9 is a first guess for an accelerator, neither measured yet.
+    """
     if size not in _RECIPES:
         raise ConfigError(f"Sudoku size {size}: expected one of {sorted(_RECIPES)}; choose one of them")
     return _RECIPES[size]
