@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from premortem.core.action import Control
 from premortem.core.errors import ConfigError
 from premortem.core.signal import Signal
 from premortem.ledger.ledger import Ledger
@@ -123,6 +124,8 @@ class Guard:
         state: Mapping[str, object] | None = None,
         checkpoints: str | Path | None = None,
         signals: tuple[Signal, ...] = (),
+        controls: Mapping[str, Control] | None = None,
+        witnesses: Mapping[str, str] | None = None,
         options: Options | None = None,
         **overrides: object,
     ) -> GuardedTraining:
@@ -137,6 +140,8 @@ class Guard:
             state: whatever else must roll back, by name; each with ``state_dict`` and ``load_state_dict``.
             checkpoints: a folder for bundles; without it there is nothing to restore, and the report says so.
             signals: the user's own, measured by ``run.note(name, value)``.
+            controls: the user's own, by name: what rungs of the user's own risks turn.
+            witnesses: by control, the signal that shows its value in force independently of ``Control.read``.
             options: see :class:`Options`; single ones may be given by keyword.
 
         Raises:
@@ -151,7 +156,9 @@ class Guard:
         chosen = Options.of(options, overrides)
         with_ = Companions(scheduler, scaler, ema, gradient_filter)
         folder = None if checkpoints is None else Path(checkpoints)
-        subject = Subject(model, optimizer, with_, dict(state or {}), folder, signals)
+        subject = Subject(
+            model, optimizer, with_, dict(state or {}), folder, signals, dict(controls or {}), dict(witnesses or {})
+        )
         return GuardedTraining(self, subject, chosen)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from premortem.core.action import Control
+from premortem.core.errors import ConfigError
 from premortem.core.signal import Signal
 from premortem.stages.train.guarded.checks import gaps_of, require_torch
 from premortem.stages.train.guarded.parts import Parts
 from premortem.stages.train.guarded.stepper import Companions
+from premortem.stages.train.guarded.workload import TrainingWorkload
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Subject:
     state: dict[str, object]
     folder: Path | None
     signals: tuple[Signal, ...]
+    controls: dict[str, Control] = field(default_factory=dict)
+    witnesses: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_torch(self.model, self.optimizer)
@@ -49,6 +54,24 @@ class Subject:
         ):
             parts.add(name, thing)
         return parts
+
+    def equip(self, workload: TrainingWorkload) -> None:
+        """Offer the user's own controls beside the run's.
+
+        Raises:
+            ConfigError: for a control that the run has already; for a witness of what is not there.
+        """
+        for name in self.controls:
+            if name in workload.controls:
+                raise ConfigError(f"controls: found {name!r}, which the run has already; give yours another name")
+        for control, signal in self.witnesses.items():
+            if control not in self.controls or signal not in workload.names:
+                raise ConfigError(
+                    f"witnesses: found {control!r}: {signal!r}, expected one of controls= and a signal of the run; "
+                    "declare it by signals=(Signal(...),)"
+                )
+        workload.controls.update(self.controls)
+        workload.witnesses.update(self.witnesses)
 
     def settle(self, *, kept: bool) -> None:
         """State that stages its changes (a recurrent carry) adopts or drops them with the step."""

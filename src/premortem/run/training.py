@@ -71,6 +71,7 @@ class GuardedTraining:
             has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
         self.workload = TrainingWorkload(self.stepper, subject.folder, controls, subject.signals)
+        subject.equip(self.workload)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         require_fit(subject.model, subject.optimizer)
         given = guard.ledger
