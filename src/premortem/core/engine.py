@@ -13,15 +13,15 @@ from premortem.core.climb import Climb
 from premortem.core.command import Command
 from premortem.core.desk import RESUME, Desk
 from premortem.core.detector import Level
-from premortem.core.finding import Finding
 from premortem.core.incident import Incident, Phase
+from premortem.core.intake import Intake
 from premortem.core.latch import Latches
-from premortem.core.memory import load_memory, memory, rungs_of
+from premortem.core.memory import load_memory, memory
 from premortem.core.observer import Change, Observer
 from premortem.core.peel import Peel
 from premortem.core.plan import Plan
 from premortem.core.relapse import RelapseWatch
-from premortem.core.resume import Resume
+from premortem.core.restart import Restart
 from premortem.core.seal import Seal
 from premortem.core.site import Site
 from premortem.core.vigil import Vigil
@@ -50,16 +50,21 @@ class Engine:
         self._seal = Seal(self.site, lambda i: self._peel.start(i), self._climb.lost)
         self._relapse_watch = RelapseWatch(self.site, self._climb, self._seal.begin)
         self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb.relapsed)
-        self._resume = Resume(self.site, self._could_not_put_back, self._resumed)
+        self._restart = Restart(self, self._climb, self._relapse_watch)
+        self._intake = Intake(self)
         self._width = len(plan.signals)
-        self._recheck: set[str] = set()
         self._busy = True
         self._healthy = False
+        self._ahead = 0.0
+        self._remembered: float | None = None
 
     # --- what a driver calls -----------------------------------------------------------------
 
     def observe(self, values: list[float | None], tick: int, seconds: float) -> list[Command]:
         """Take one row of observations (``None`` is missing), in the plan's slot order."""
+        if self._remembered is not None:  # a new process counts its seconds from 0; the kernel's go on
+            self._ahead, self._remembered = max(0.0, self._remembered - seconds), None
+        seconds += self._ahead
         desk = self.desk
         desk.tick, desk.seconds = tick, seconds
         if len(values) != self._width:
@@ -100,7 +105,7 @@ class Engine:
     def acknowledge(self, entry: str, who: str) -> list[Command]:
         """A person releases the latch of an entry that was handed over; what is still RED opens anew."""
         self.latched.open(entry)
-        self._recheck.add(entry)
+        self._intake.recheck(entry)
         self._busy = True
         self.desk.note("acknowledged", entry, None, who=who)
         return self.desk.take()
@@ -121,95 +126,25 @@ class Engine:
     def load(self, state: dict[str, object]) -> list[Command]:
         """Resume the guard of a resumed run (law 11): settings first, then the open incident, where it stood."""
         strangers = load_memory(self, state)
+        self._remembered = self.desk.seconds
         self._busy, self._healthy = True, False
-        self._resume.begin([c for c, s in self.site.stacks.items() if self._can_put_back(c) and s.owners], strangers)
+        self._restart.begin(strangers)
         return self.desk.take()
-
-    # --- findings ----------------------------------------------------------------------------
 
     def _attend(self, changes: list[Change], values: list[float | None]) -> None:
         """The slow path: something changed, or an incident, a latch or a silence is open."""
-        self._report(changes, values)
+        self._intake.take(changes, values)
         self._give_up_waiting()
-        if self.climbing is not None and not self._resume.is_open:
+        if self.climbing is not None and not self._restart.is_open:
             self._carry_on(self.climbing, values)
         for entry in self.latched.observe(self.desk.now):
             self.desk.note("acknowledged", entry, None, who="GREEN for a whole relapse watch")
         self._next_in_queue()
-        is_open = self.climbing is not None or bool(self.latched) or self._resume.is_open
+        is_open = self.climbing is not None or bool(self.latched) or self._restart.is_open
         self._busy = is_open or self.vigil.is_waiting
         self._healthy = not is_open and self.vigil.is_healthy()
         if not self._healthy:
             self.baseline.disturbed()
-
-    def _report(self, changes: list[Change], values: list[float | None]) -> None:
-        self._report_gaps(values)
-        for change in changes:
-            finding = self.observer.finding(change, values, self.desk.now)
-            if finding.before is None and finding.level is Level.GREEN:
-                continue  # warmed up: an assessment began, nothing changed
-            self._note(finding)
-            if finding.opens_incident:
-                self._attach(finding, change[0])
-        for index, level in enumerate(self.observer.levels if self._recheck else ()):
-            bound = self.observer.watches[index]
-            if level is not None and bound.entry in self._recheck:
-                finding = self.observer.finding((index, level, level), values, self.desk.now)
-                if finding.opens_incident:
-                    self._attach(finding, index)
-        self._recheck.clear()
-
-    def _report_gaps(self, values: list[float | None]) -> None:
-        for index, what in self.observer.new_faults():
-            bound = self.observer.watches[index]
-            self.desk.note("guard_fault", bound.entry, None, what=what, watch=bound.watch.name)
-        for index in self.vigil.look(values, self.desk.now):
-            watch = self.observer.watches[index].watch
-            what = f"{watch.name} is not watched: no value of {watch.signal!r} for {self.plan.probation} ticks"
-            self.desk.note("unwatched", self.observer.watches[index].entry, None, what=what, signal=watch.signal)
-        for name in self.observer.started_fresh:
-            self.desk.note("unwatched", name.split("/")[0], None, what=f"{name} starts fresh: nothing saved fits it")
-        self.observer.started_fresh = []
-
-    def _note(self, finding: Finding) -> None:
-        self.desk.note(
-            "finding", finding.entry, self._open_incident(finding.entry),
-            risk=finding.risk, watch=finding.watch, signal=finding.signal, symptom=finding.symptom,
-            level=None if finding.level is None else finding.level.name,
-            before=None if finding.before is None else finding.before.name, value=finding.value,
-        )  # fmt: skip
-
-    def _open_incident(self, entry: str) -> Incident | None:
-        return next((i for i in (self.climbing, *self.queue) if i is not None and i.entry == entry), None)
-
-    def _attach(self, finding: Finding, watch: int) -> None:
-        level, incident = finding.level, self._open_incident(finding.entry)
-        assert level is not None
-        if incident is not None:
-            incident.symptoms.add(finding.symptom)
-            incident.watches.add(watch)
-            incident.level = max(incident.level, level)
-        elif finding.entry not in self.latched:
-            self._open(finding, watch, level)
-
-    def _open(self, finding: Finding, watch: int, level: Level) -> None:
-        incident = Incident(len(self.incidents) + 1, finding.entry, finding.at, level)
-        incident.symptoms.add(finding.symptom)
-        incident.watches.add(watch)
-        self.incidents.append(incident)
-        self.desk.note("opened", finding.entry, incident, level=level.name, because=finding.summary)
-        if self._keeps_firing(finding.entry):
-            self.site.hand_over(incident, "the guard keeps firing: that is a fault of its own")
-            self._over(incident)
-        else:
-            self.queue.append(incident)
-            if self.climbing is not None:
-                self.desk.note("queued", finding.entry, incident, behind=self.climbing.number)
-
-    def _keeps_firing(self, entry: str) -> bool:
-        bound, now = self.plan.entries[entry], self.desk.now
-        recent = [i for i in self.incidents if i.entry == entry and not bound.per.has_passed(i.opened, now)]
-        return len(recent) > bound.max_incidents
 
     # --- the climbing incident ---------------------------------------------------------------
 
@@ -230,7 +165,7 @@ class Engine:
             way = self._peel if incident.phase in _PEEL_WINDOWS else self._climb
             way.observe(incident, values, green=green)
         if incident.phase.is_over:
-            self._over(incident)
+            self.over(incident)
 
     def _give_up_waiting(self) -> None:
         """A command without an outcome is unknown, not failed: the read-back settles it."""
@@ -242,7 +177,7 @@ class Engine:
     def _settle(self, owner: int, outcome: Outcome) -> None:
         incident = self.climbing
         if owner == RESUME:
-            self._resume.outcome(outcome)
+            self._restart.outcome(outcome)
             return
         if incident is None or incident.number != owner:
             return
@@ -253,9 +188,10 @@ class Engine:
         elif incident.phase in _SEALING:
             self._seal.outcome(incident, outcome)
         if incident.phase.is_over:
-            self._over(incident)
+            self.over(incident)
 
-    def _over(self, incident: Incident) -> None:
+    def over(self, incident: Incident) -> None:
+        """A verdict stands: the next in the queue may climb; what was handed over is latched."""
         if incident is self.climbing:
             self.climbing = None
         if incident.phase is Phase.HANDED_OVER:
@@ -265,7 +201,7 @@ class Engine:
 
     def _next_in_queue(self) -> None:
         """What is RED now comes first, the worst of it; what went quiet meanwhile must still be seen healthy."""
-        while self.climbing is None and self.queue and not self._resume.is_open:
+        while self.climbing is None and self.queue and not self._restart.is_open:
             self.queue.sort(key=lambda i: (not self.observer.symptoms(i.watches), -i.level, i.number))
             incident = self.climbing = self.queue.pop(0)
             self._take_up(incident)
@@ -273,7 +209,7 @@ class Engine:
     def _take_up(self, incident: Incident) -> None:
         if incident.entry not in self.plan.entries:
             self.site.hand_over(incident, "the register no longer has its entry")
-            self._over(incident)
+            self.over(incident)
             return
         half_way = self.plan.entries[incident.entry].carry_out_all and incident.carried and not incident.judged
         if self.observer.symptoms(incident.watches) or half_way:
@@ -282,7 +218,7 @@ class Engine:
         else:
             self._relapse_watch.open(incident)
         if incident.phase.is_over:
-            self._over(incident)
+            self.over(incident)
 
     def _yields(self, incident: Incident) -> bool:
         """CRITICAL preempts, but only between rungs (kernel decision 4); one without a rung yields to any."""
@@ -300,52 +236,3 @@ class Engine:
         self.queue.append(incident)
         self.climbing = None
         return True
-
-    # --- resume ------------------------------------------------------------------------------
-
-    def _can_put_back(self, control: str) -> bool:
-        """Whether every override on the control may be turned again without doing anything twice."""
-        by_number = {i.number: i for i in self.incidents}
-        owners = self.site.stacks[control].owners
-        rungs = [rungs_of(self, by_number[o.incident].entry)[o.rung] for o in owners]
-        return all(rung.can_be_put_back for rung in rungs)
-
-    def _could_not_put_back(self, control: str) -> None:
-        """What was in force before the restart is not any more, and nobody knows what is."""
-        what = f"after a restart the setting of {control!r} could not be put in force"
-        self.desk.note("guard_fault", "", None, what=what)
-        for incident in [i for i in (self.climbing, *self.queue) if i is not None]:
-            if control in self.site.touched(incident):
-                self.site.hand_over(incident, what)
-                self._over(incident)
-                self.queue = [i for i in self.queue if i is not incident]
-
-    def _resumed(self) -> None:
-        """Settings stand; the open incident goes on in the phase that it was in."""
-        incident = self.climbing
-        if incident is None:
-            return
-        self._go_on(incident, incident.phase)
-        if incident.phase.is_over:
-            self._over(incident)
-
-    def _go_on(self, incident: Incident, phase: Phase) -> None:
-        settle_by_reading = {Phase.ACTING: Phase.READING, Phase.RESTORING: Phase.RESTORE_READING}
-        if incident.entry not in self.plan.entries:
-            self.site.hand_over(incident, "the register no longer has its entry")
-        elif phase in (Phase.RELAPSE_WATCH, *_SEALING):
-            self._relapse_watch.open(incident)
-        elif phase is Phase.AWAITING:
-            return
-        elif incident.current is None:
-            self._climb.start(incident)
-        elif phase in (Phase.ACTING, Phase.READING, Phase.RESTORING, Phase.RESTORE_READING):
-            self.site.read(incident, settle_by_reading.get(phase, phase))
-        elif phase in (Phase.UNDOING, Phase.UNREADING):
-            self.site.undo(incident, incident.acting_rung, Phase.UNDOING)  # a second undo changes nothing
-        elif phase in (Phase.PEELING, Phase.PEEL_READING):
-            self.site.undo(incident, incident.acting_rung, Phase.PEELING)
-        elif phase is Phase.ASKING:
-            self._climb.ask(incident)
-        else:
-            self.site.open_window(incident, phase)

@@ -124,6 +124,8 @@ class Site:
         """Begin to verify the current rung. Where nothing healthy was ever seen, for a whole probation."""
         rung = incident.acting_rung
         confirm, deadline = rung.confirm, rung.deadline
+        if phase is Phase.RESTORE_VERIFYING:
+            deadline = deadline.times(2)  # it helped before: detectors that just saw the relapse may take to clear
         if self.baseline.is_unknown and confirm < self.plan.probation:
             deadline = deadline.times(1 + self.plan.probation / max(1, confirm))
             confirm = self.plan.probation

@@ -15,7 +15,7 @@ from premortem.core.command import Command
 from premortem.core.engine import Engine
 from premortem.core.evidence import Plain, Record
 from premortem.core.workload import Workload
-from premortem.ledger.ledger import Ledger, Receipt
+from premortem.ledger.ledger import Filters, Ledger, Receipt
 from premortem.run.patience import Answer, Patience
 
 Listener = Callable[[Record], None]
@@ -64,7 +64,7 @@ class Driver:
 
     @property
     def seconds(self) -> float:
-        """Monotonic seconds since the driver was made, or since the run that it resumed began."""
+        """Monotonic seconds since the driver was made: the kernel's clock."""
         return self._clock() - self._started
 
     def tick(self, values: list[float | None], tick: int) -> None:
@@ -94,12 +94,7 @@ class Driver:
             self.save_memory()
 
     def resume(self, memory: Mapping[str, object]) -> None:
-        """Go on with a guard's memory: settle by read-back what a crash cut short, then put settings back (law 11).
-
-        The clock goes on from where it stood; the time in between does not count.
-        """
-        now = cast("list[float]", memory["now"])
-        self._started = self._clock() - now[1]
+        """Go on with a guard's memory: settle by read-back what a crash cut short, then put settings back (law 11)."""
         self._settle_by_read_back()
         self.carry_out(self.engine.load(dict(memory)))
 
@@ -210,7 +205,7 @@ class Driver:
 
         def keep() -> Receipt:
             receipt = self.ledger.append(record)
-            return receipt if receipt.committed and self.ledger.contains(receipt) else Receipt(0, "", committed=False)
+            return receipt if self._is_found(receipt, record) else Receipt(0, "", committed=False)
 
         answer = self._patience.run("ledger", keep)
         if answer.value is None:
@@ -219,6 +214,13 @@ class Driver:
             return Outcome(False, None, f"the ledger did not commit it: {self.ledger.health().fault}")
         self._tell(record)
         return Outcome(True)
+
+    def _is_found(self, receipt: Receipt, record: Record) -> bool:
+        """Whether the row of the receipt stands on disk, hash and all, and is this very record."""
+        if not receipt.committed or not self.ledger.contains(receipt):
+            return False
+        row = next(iter(self.ledger.records(Filters(after=receipt.seq - 1))), None)
+        return row is not None and row.hash == receipt.hash and _same(row.record, record)
 
     def _write(self, record: Record) -> None:
         self._say_if_spooled(self._ledger_call("a record was not written", lambda: self.ledger.append(record)))
@@ -245,3 +247,7 @@ class Driver:
             if command.awaits_outcome:
                 continue
             self._write(command.record)
+
+
+def _same(one: Record, other: Record) -> bool:
+    return (one.event, one.entry, one.incident, one.tick) == (other.event, other.entry, other.incident, other.tick)

@@ -56,6 +56,8 @@ class Plant:
     one_shot: frozenset[str] = frozenset()
     fault_on: bool = False
     severity: float = 0.0
+    residue: float = 1.0
+    """How strong the fault is while nothing mends it; above 0.5 it makes ill."""
     done: set[str] = field(default_factory=set)
     tick: int = 0
     silent: set[str] = field(default_factory=set)
@@ -85,7 +87,7 @@ class Plant:
     def advance(self) -> None:
         """One tick of the process."""
         self.tick += 1
-        target = 1.0 if self.fault_on and not self.is_mended else 0.0
+        target = self.residue if self.fault_on and not self.is_mended else 0.0
         self.severity += _RATE * (target - self.severity)
 
     def row(self, signals: tuple[Signal, ...], witnesses: Mapping[str, str]) -> list[float | None]:
