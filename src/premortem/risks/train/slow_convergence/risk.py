@@ -54,6 +54,7 @@ class Params:
     pace: float = 0.2
     pace_window: int = 100
     pace_memory: int = 20
+    pace_left: float = 0.3  # share of the curve's descent below which there is no pace to speak of
     by: float = 10.0
     tries: int = 3
     confirm: int = 10
@@ -73,7 +74,7 @@ def watches(p: Params) -> tuple[Watch, ...]:
 
 
 def _pace(curve: Curve, p: Params) -> Progress:
-    detector = Progress(pace=p.pace, window=p.pace_window, memory=p.pace_memory)
+    detector = Progress(pace=p.pace, window=p.pace_window, memory=p.pace_memory, left=p.pace_left)
     detector.rebase(curve)
     return detector
 
