@@ -10,11 +10,35 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from premortem.core.action import Control
 from premortem.core.drill import Bounds
+from premortem.core.signal import Signal
 from premortem.core.workload import Workload
 from premortem.faults.fault import Fault
 from premortem.registers.schema import Scalar
 from premortem.stages.train.trainable import Trainable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """What a run has beyond model and optimiser.
+
+    Attributes:
+        state: what rolls back with the weights, by name; with ``commit`` it is told of each step that was kept.
+        signals: the run's own.
+        measured: their values after a step's loss, by name.
+        controls: the run's own, by name.
+    """
+
+    state: Mapping[str, object] = field(default_factory=dict)
+    signals: tuple[Signal, ...] = ()
+    measured: Callable[[], Mapping[str, float]] = dict
+    controls: Mapping[str, Control] = field(default_factory=dict)
+
+
+def no_offers(run: Trainable) -> Offers:
+    """A run that is model, optimiser and what :class:`Trainable` names."""
+    return Offers()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +55,7 @@ class TrainingCase:
         params: of risks, by risk id, where the drill's small scale needs other thresholds than the register's.
         place: makes the folder for checkpoints, where a case needs a special one, such as a small file system.
         plain_saves: the unguarded run saves as anyone would, ``torch.save`` to a new file, every so many steps.
+        offers: of the run that ``build`` made.
         learns_curve: a healthy run of another seed is recorded first, as the baseline curve of slow convergence.
     """
 
@@ -44,6 +69,7 @@ class TrainingCase:
     params: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     place: Callable[[], AbstractContextManager[Path]] | None = None
     plain_saves: int = 0
+    offers: Callable[[Trainable], Offers] = no_offers
     learns_curve: bool = False
     entries: tuple[str, ...] = ()
     """Only for these entries; for all that name the risk when empty."""

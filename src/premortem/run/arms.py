@@ -20,9 +20,10 @@ import torch
 from premortem.core.drill import Arm, Seed
 from premortem.faults.batches import DisturbedBatches
 from premortem.faults.fault import Fault, NotPermitted
-from premortem.risks.case import Case, TrainingCase, WatchedCase
+from premortem.risks.case import Case, Offers, TrainingCase, WatchedCase
 from premortem.run.guard import Guard, Options
 from premortem.run.ticking import Disturbed, watched_seed
+from premortem.run.training import GuardedTraining
 from premortem.run.watcher import Watcher
 from premortem.stages.train.guarded.requests import digest
 from premortem.stages.train.trainable import Trainable
@@ -39,6 +40,7 @@ class _Ready:
     run: Trainable
     disturbed: Disturbed
     folder: Path
+    offers: Offers
 
 
 def _hand(fault: Fault | None, batch: Any, step: int) -> Any:
@@ -52,7 +54,7 @@ def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> 
         run = case.build(seed)
         disturbed = Disturbed(case.fault(run, place) if faulted else None)
         stack.callback(disturbed.take_off)
-        yield _Ready(run, disturbed, place)
+        yield _Ready(run, disturbed, place, case.offers(run))
 
 
 def plain_arm(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Arm:
@@ -81,6 +83,7 @@ def _plain_loop(case: TrainingCase, ready: _Ready) -> tuple[str, int]:
             if step >= run.num_steps:
                 break
             _plain_step(run, _hand(disturbed.fault, batch, step))
+            _commit(ready.offers)
             step += 1
             if case.plain_saves and step % case.plain_saves == 0:
                 torch.save({"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()},
@@ -104,6 +107,13 @@ def _plain_step(run: Trainable, batch: Any) -> None:
         run.ema.update(run.model)
 
 
+def _commit(offers: Offers) -> None:
+    """A recurrent carry goes on from each step, as its owner's loop would have it."""
+    for thing in offers.state.values():
+        if callable(commit := getattr(thing, "commit", None)):
+            commit()
+
+
 def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, faulted: bool) -> Arm:
     """The same run under guard; the fault stays on until recovery is judged, then goes, and the peel is tested."""
     began = time.monotonic()
@@ -121,12 +131,14 @@ def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, fa
 
 
 def _guarded_loop(case: TrainingCase, ready: _Ready, guard: Guard, watcher: Watcher) -> int:
-    run, disturbed = ready.run, ready.disturbed
+    run, disturbed, offers = ready.run, ready.disturbed, ready.offers
     options = Options(**{"max_norm": run.max_norm, "save_every": 25, **cast("dict[str, Any]", case.options)})
     with guard.training(
         run.model, run.optimizer, scheduler=run.scheduler, ema=run.ema, gradient_filter=run.gradient_filter,
         checkpoints=ready.folder, options=options,
+        state=offers.state, signals=offers.signals, controls=offers.controls,
     ) as guarded:  # fmt: skip
+        loss = _measuring(run, guarded, offers)
         guarded.driver.listen(watcher.hear)
         began_at: int | None = None
         while guarded.step_number < run.num_steps and not guarded.stopped:
@@ -141,8 +153,18 @@ def _guarded_loop(case: TrainingCase, ready: _Ready, guard: Guard, watcher: Watc
                     watcher.recovered_at is not None or guarded.ticks >= began_at + case.lasts
                 ):
                     disturbed.take_off()
-                guarded.step(run.loss, _hand(disturbed.fault, batch, guarded.ticks))
+                guarded.step(loss, _hand(disturbed.fault, batch, guarded.ticks))
         return guarded.ticks
+
+
+def _measuring(run: Trainable, guarded: GuardedTraining, offers: Offers) -> Callable[..., torch.Tensor]:
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        value = run.loss(model, batch)
+        for name, number in offers.measured().items():
+            guarded.note(name, number)
+        return value
+
+    return loss if offers.signals else run.loss
 
 
 def _finished(arm: Arm, ready: _Ready, *, began: float, ticks: int, failure: str = "") -> Arm:
