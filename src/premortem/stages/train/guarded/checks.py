@@ -82,3 +82,21 @@ def gaps_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
 def has_acting_learning_rate(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a factor on ``lr`` changes the step: Rprop reads it once, some optimisers have none."""
     return not isinstance(optimizer, torch.optim.Rprop) and all("lr" in g for g in optimizer.param_groups)
+
+
+def require_lbfgs_alone(*, accumulate: int, has_scaler: bool) -> None:
+    """Refuse what an optimiser cannot do that evaluates the loss itself.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if accumulate > 1:
+        raise ConfigError(
+            f"guard.training: found accumulate={accumulate} with LBFGS, expected 1: it evaluates the loss several times "
+            "a step; give it the whole batch"
+        )
+    if has_scaler:
+        raise ConfigError(
+            "guard.training: found a scaler with LBFGS, expected none: torch's scaler takes no closure; "
+            "train in float32 or bfloat16"
+        )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from premortem.stages.train.guarded.buffers import Buffers
-from premortem.stages.train.guarded.checks import require_loss
+from premortem.stages.train.guarded.checks import require_lbfgs_alone, require_loss
 from premortem.stages.train.guarded.gradients import all_finite, awaited, clip, gradients, total_norm
 from premortem.stages.train.guarded.settings import NumberSetting, Softening, WarmUp
 
@@ -74,6 +74,8 @@ class Stepper:
         self.optimizer = optimizer
         self.with_ = companions
         self.accumulate = accumulate
+        if self.needs_closure:
+            require_lbfgs_alone(accumulate=accumulate, has_scaler=companions.scaler is not None)
         self.lr_factor = NumberSetting(1.0)
         self.warm_up = WarmUp()
         self.max_norm = NumberSetting(max_norm)
