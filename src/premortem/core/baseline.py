@@ -11,6 +11,7 @@ from premortem.core.plan import Plan
 from premortem.core.verification import Band
 
 _MEMORY = 1 / 32
+_LEARNT = 31.0  # from here on a value weighs 1/32, however many came before
 _WARM_UP = 8
 _NONE: frozenset[int] = frozenset()
 
@@ -26,8 +27,24 @@ class _Location:
         self.spread = 0.0
 
     def learn(self, value: float) -> None:
-        if not math.isfinite(value):
+        error = value - self.location
+        size = -error if error < 0.0 else error
+        if not size < math.inf:
             return
+        count = self.count
+        if count < _LEARNT:
+            self._begin(value)
+            return
+        limit = 5.0 * self.spread + 1e-12
+        if size > limit:
+            error = limit if error > 0.0 else -limit
+            size = limit
+        self.count = count + 1.0
+        self.location += _MEMORY * error
+        self.spread += _MEMORY * (size - self.spread)
+
+    def _begin(self, value: float) -> None:
+        """While little is known each value weighs as much as the others."""
         self.count += 1.0
         if self.count == 1.0:
             self.location = value
@@ -36,7 +53,7 @@ class _Location:
         if self.count > _WARM_UP:
             limit = 5.0 * self.spread + 1e-12
             error = max(-limit, min(limit, error))
-        weight = max(_MEMORY, 1.0 / self.count)
+        weight = 1.0 / self.count
         self.location += weight * error
         self.spread += weight * (abs(error) - self.spread)
 
@@ -107,7 +124,10 @@ class Baseline:
 
     def holds(self, means: dict[str, float], count: int) -> bool:
         """Whether every banded signal's mean is inside its band; a missing one is outside."""
-        return all(n in means and band.holds(means[n], count) for n, band in self.bands.items())
+        slack = {s.name: s.slack for _, s in self._slots}
+        return all(
+            n in means and band.holds(means[n], count, sigmas=3.0 * slack.get(n, 1.0)) for n, band in self.bands.items()
+        )
 
     def forget(self) -> None:
         """Accept a new normal: the bands are learned again."""

@@ -20,7 +20,7 @@ _SAMPLED = 64
 
 SIGNALS: tuple[Signal, ...] = (
     Signal("loss", "nats", banded=True, help="mean training loss of the step's batches"),
-    Signal("grad_norm", "", banded=True, help="2-norm of the gradient before filter and clipping"),
+    Signal("grad_norm", "", banded=True, slack=10.0, help="2-norm of the gradient before filter and clipping"),
     Signal("lr_factor", "×", help="the factor on the scheduled learning rate that the last step really used"),
     Signal("max_norm", "", help="the bound that gradients are clipped to"),
     Signal("skipped", "", help="1 where the optimiser was not called, else 0"),
