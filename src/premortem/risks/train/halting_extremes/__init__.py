@@ -1,1 +1,1 @@
-"""Halting extremes."""
+"""Halting goes to an extreme."""

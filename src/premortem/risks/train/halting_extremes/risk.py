@@ -1,27 +1,37 @@
-"""Halting extremes: the loss jumps far above its best and stays there.
+"""Halting at an extreme: a model that chooses its own depth halts at once, or never does.
 
 What fails
-    Say in two sentences what goes wrong, and what sets it off.
+    A model with learned halting (adaptive computation time) gives each puzzle one segment, or always as many as are
+    allowed: a threshold set to an extreme, exploration switched off, a halting head that broke.
 
 Why it hurts
-    Say what its owner loses, and how soon.
+    At once and without exploration, no puzzle is worked on twice: the model forgets how to go on from its own state,
+    and its answer after all segments gets worse while the training loss still falls. Never costs compute only.
 
 How it is seen
-    At every optimiser step, from the training loss (nats): above 10 × the best of the last 100 steps (RED); not
-    finite (CRITICAL, at once).
+    At every optimiser step, from the share of puzzles that halted at their first segment: every one of them, in 10
+    steps in a row that halted any (RED). Exploration makes that impossible in health, and from the first step on,
+    when untrained models halt late. All at the last segment is YELLOW, recorded: early training is like that, and
+    what it does to accuracy could not be measured.
 
 Ladder
-    cut the learning rate → restore the last good checkpoint. Cutting the rate is not tried on a loss that is not
-    a number. When both are spent the run stops, and what was good is on disk.
+    set the halting threshold back → force exploration of halting → restore the last good checkpoint. Exploration
+    makes a share of the puzzles go on for a random number of segments whatever the threshold says. When all are
+    spent, a person decides; the run goes on.
 
 Covered / not covered
-    Covered: one jump that stays. Not covered: a slow rise; say here what else your detector cannot see.
+    Covered: any model that notes ``halted_at_first`` and ``halted_at_max`` and offers its threshold (a difference
+    of logits) and its exploration as controls. Not covered: a model that is meant to halt at once with no
+    exploration; batches of fewer than eight puzzles, which halt at once together by chance (raise
+    ``steps_at_once``); halting that is mediocre but not extreme.
 
 Drill
-    A small language model on the standard library's text: learning rate × 100 in mid-run.
+    A small hierarchical reasoning model on Sudoku: in mid-run it halts at once, with no exploration. Its outcome is
+    the share of unseen puzzles that it does not solve.
 
 Source
-    Name the requirement, the paper with its year, or the incident that taught you this.
+    AF-1.4 (agent forge, risk 1.4: a halting threshold as extreme as 0.999). Halting by Q-learning with exploration:
+    Wang et al. 2025, arXiv 2506.21734. Ponder cost collapsing to an extreme: Graves 2016, arXiv 1603.08983.
 """
 
 from __future__ import annotations
@@ -32,48 +42,51 @@ from premortem.core.action import Override
 from premortem.core.clock import ticks
 from premortem.core.ladder import Relation, Rung
 from premortem.core.risk import Risk, Watch
-from premortem.parts.detectors import NonFinite, RatioToBest
+from premortem.parts.detectors import Frozen, Threshold
 
-JUMPED = frozenset({"loss jumped"})
-ANYTHING = frozenset({"*"})
+AT_ONCE = frozenset({"halts at once"})
 
 
 @dataclass(frozen=True)
 class Params:
-    """Thresholds, each with a default; a register's entry may set them. Counts in optimiser steps."""
+    """Counts in optimiser steps; ``threshold`` in logits, as the model compares them; shares in 0..1."""
 
-    best_factor: float = 10.0
-    best_window: int = 100
-    cut: float = 0.1
-    confirm: int = 12
-    deadline: int = 24
+    steps_at_once: int = 10
+    share_at_max: float = 0.999
+    threshold: float = 0.0
+    exploration: float = 0.2
+    confirm: int = 10
+    deadline: int = 30
 
 
 def watches(p: Params) -> tuple[Watch, ...]:
-    """A detector on a signal; the symptom is what rungs are matched against."""
+    """Both ends; optional, as most models have no halting, and the gap is reported."""
     return (
-        Watch("loss not finite", "loss", "not finite", NonFinite),
-        Watch("loss above its best", "loss", "loss jumped",
-              lambda: RatioToBest(factor=p.best_factor, window=p.best_window)),
+        Watch("halting at once", "halted_at_first", "halts at once",
+              lambda: Frozen(repeats=p.steps_at_once, at=1.0), required=False),
+        Watch("never halting", "halted_at_max", "never halts",
+              lambda: Threshold(yellow=p.share_at_max), required=False),
     )  # fmt: skip
 
 
 def rungs(p: Params) -> tuple[Rung, ...]:
-    """From the cheapest to the one that loses steps."""
+    """What is set, then what can be forced, then what was learnt."""
+
+    def choose(name: str, control: str, value: float) -> Rung:
+        override = Override("choose", value)
+        return Rung(name, control, override, AT_ONCE, confirm=p.confirm, deadline=ticks(p.deadline))
+
     return (
-        Rung("cut the learning rate", "learning_rate", Override("scale", p.cut), JUMPED, tries=2,
-             confirm=p.confirm, deadline=ticks(p.deadline)),
-        Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), ANYTHING,
-             Relation.IRREVERSIBLE, tries=3, confirm=p.confirm, deadline=ticks(2 * p.deadline),
+        choose("set the halting threshold back", "halting_threshold", p.threshold),
+        choose("force exploration of halting", "halting_exploration", p.exploration),
+        Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), AT_ONCE,
+             Relation.IRREVERSIBLE, confirm=p.confirm, deadline=ticks(2 * p.deadline),
              condition="weights are finite"),
     )  # fmt: skip
 
 
-def contingency(p: Params) -> Rung:
-    """What is done when the ladder is spent."""
-    return Rung(
-        "stop with the weights safe", "run", Override("choose", "stopped: halting extremes"), ANYTHING, ends_run=True
-    )
+def contingency(p: Params) -> None:
+    """None: the run learns something still; it is handed over to a person."""
 
 
-RISK = Risk("the loss jumps and stays there", "training", Params, watches, rungs, contingency)
+RISK = Risk("halting goes to an extreme", "training", Params, watches, rungs, contingency)
