@@ -21,7 +21,7 @@ CASES = (
         name="learning rate / 1000", build=small_language_model, fault=drop, at=40, lasts=400,
         bounds=Bounds(detect_within=30), learns_curve=True,
         params={"train/slow-convergence": {
-            "pace_window": 16, "pace_memory": 4, "pace_left": 0.5, "by": 30.0, "tries": 2, "confirm": 8, "deadline": 32,
+            "pace_window": 16, "pace_memory": 4, "pace_left": 0.5, "by": 30.0, "tries": 2, "confirm": 8, "deadline": 24,
         }},
     ),
 )  # fmt: skip
