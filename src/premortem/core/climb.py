@@ -75,6 +75,11 @@ class Climb:
             return
         window = incident.window
         assert window is not None
+        lost = self._site.lost_control(incident, values) if window.settled is not None else ""
+        if lost:
+            self._note(incident, incident.acting_rung, "failed", f"the witness of {lost!r} shows another setting")
+            self._undo_on(incident, lost)
+            return
         if green is False and window.settled is not None and self._cannot_mend_now(incident):
             self._rung_failed(incident, "a symptom came that it cannot mend")
             return
@@ -97,6 +102,12 @@ class Climb:
     def lost(self, incident: Incident, control: str) -> None:
         """A setting that the recovery rests on is no longer in force: its rung is undone, and the climb goes on."""
         self._relapse(incident, f"the setting of {control!r} is no longer in force")
+        self._undo_on(incident, control)
+
+    def _undo_on(self, incident: Incident, control: str) -> None:
+        """Whatever was thought in force there is not: its newest rung is undone, and the climb goes on."""
+        incident.window = None
+        self._site.refresh_symptoms(incident)
         stood = [s.rung for s in incident.standing if s.rung.control == control]
         if not stood:
             self._site.hand_over(incident, f"{control!r} is not as expected: its setting is unknown")

@@ -63,11 +63,14 @@ class Peel:
             self._put_back_read(incident, outcome)
 
     def observe(self, incident: Incident, values: list[float | None], *, green: bool | None) -> None:
-        """One observation while a peel, or a rung put back, is being verified."""
+        """One observation while a peel, or a rung put back, is being verified.
+
+        Without its rung a symptom is a relapse at once; with it put back the detectors get time to clear.
+        """
         window = incident.window
         assert window is not None
         symptoms = self._site.observer.symptoms(incident.watches)
-        if symptoms and window.settled is not None:
+        if symptoms and window.settled is not None and incident.phase is Phase.PEEL_VERIFYING:
             self._failed(incident, "seen again: " + ", ".join(sorted(symptoms)))
             return
         verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))

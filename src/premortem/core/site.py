@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from premortem.core.action import Outcome, Override, OverrideStack, Owner, Setting, same_setting
 from premortem.core.baseline import Baseline
 from premortem.core.clock import Duration, ticks
@@ -121,14 +123,22 @@ class Site:
             window.settled = None
 
     def open_window(self, incident: Incident, phase: Phase) -> None:
-        """Begin to verify the current rung. Where nothing healthy was ever seen, for a whole probation."""
+        """Begin to verify the current rung. Where nothing healthy was ever seen, for a whole probation.
+
+        A peel is verified for a probation too, which outlasts the slowest detector's delay, but no longer than the
+        entry's relapse watch: what comes back without the rung must have had time to show.
+        """
         rung = incident.acting_rung
         confirm, deadline = rung.confirm, rung.deadline
+        least = self.plan.probation if self.baseline.is_unknown else 0
+        if phase is Phase.PEEL_VERIFYING:
+            watch = self.entry(incident).relapse_watch
+            least = max(least, int(min(self.plan.probation, watch.amount if watch.unit == "ticks" else math.inf)))
+        if confirm < least:
+            deadline = deadline.times(1 + least / max(1, confirm))
+            confirm = least
         if phase is Phase.RESTORE_VERIFYING:
             deadline = deadline.times(2)  # it helped before: detectors that just saw the relapse may take to clear
-        if self.baseline.is_unknown and confirm < self.plan.probation:
-            deadline = deadline.times(1 + self.plan.probation / max(1, confirm))
-            confirm = self.plan.probation
         incident.phase = phase
         incident.window = Window(self.desk.now, rung.settle, confirm, deadline)
 

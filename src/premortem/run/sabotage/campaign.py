@@ -185,7 +185,9 @@ def _base(rung: Rung) -> float | str:
     by = rung.override.by
     if isinstance(by, str):
         return "nothing"
-    return 1.0 if rung.override.kind == "scale" else 0.0 if rung.override.kind == "choose" else 10.0 * by + 1.0
+    if rung.override.kind == "scale":
+        return 1.0
+    return by + 1.0 if rung.override.kind == "choose" else 10.0 * by + 1.0
 
 
 def run_cells(cells: Iterable[Cell], *, witnessed: bool = True) -> list[Result]:

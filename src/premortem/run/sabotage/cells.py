@@ -55,6 +55,13 @@ class Cell:
         return next((s.mutant for s in self.sabotages if s.hook == hook), None)
 
     @property
+    def has_others_below(self) -> bool:
+        """Whether the ladder goes on below its rung, with one that applies."""
+        names = [r.name for r in self.subject.rungs]
+        below = self.subject.rungs[names.index(self.rung) + 1 :]
+        return any(r.applies_to(self.subject.shown) for r in below)
+
+    @property
     def hangs(self) -> bool:
         """Whether something never answers: only then is patience worth saving."""
         return any(s.mutant == "hang" for s in self.sabotages)

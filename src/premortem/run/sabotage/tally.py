@@ -17,8 +17,11 @@ _MUST_HAND_OVER = frozenset({"undo", "ledger", "condition", "read-back"})
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The figures of a campaign. A wrong hand-over: the plant was healthy, and nothing that a verdict rests on was
-    broken."""
+    """The figures of a campaign.
+
+    A wrong hand-over: the plant was healthy, nothing that a verdict rests on was broken, and a rung that helps could
+    still be carried out.
+    """
 
     num_cells: int
     num_distinct: int
@@ -89,4 +92,7 @@ def tally(results: Sequence[Result]) -> Tally:
 
 
 def _is_wrong_hand_over(result: Result) -> bool:
-    return not any(s.hook in _MUST_HAND_OVER for s in result.cell.sabotages)
+    cell = result.cell
+    if any(s.hook in _MUST_HAND_OVER for s in cell.sabotages):
+        return False
+    return cell.of("action") is None or (cell.others_help and cell.has_others_below)
