@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from premortem.app.cli.main import main
+
 
 @dataclass(frozen=True)
 class Said:
@@ -56,10 +58,17 @@ def after_run(ran: tuple[Path, Said], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def premortem(tmp_path: Path) -> Command:
-    """The command line in an empty folder, or in the one that ``after_run`` prepared."""
+def premortem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in an empty folder, or in the one that ``after_run`` prepared; in this process, to be quick."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREMORTEM_LEDGER", raising=False)
 
-    def run(*arguments: str, folder: Path = tmp_path, **environment: str) -> Said:
-        return call(*arguments, folder=folder, **environment)
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([*arguments])
+        said = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Said(left.value.code, said.out, said.err)
 
     return run

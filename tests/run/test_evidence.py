@@ -10,9 +10,9 @@ import torch
 
 from premortem.core.evidence import Event, Record
 from premortem.ledger.ledger import Ledger
-from premortem.run.evidence import in_words, incidents, open_requests, request, runs
+from premortem.run.evidence import honour, incidents, open_requests, request, runs
 from premortem.run.guard import Guard
-from premortem.run.job import honour
+from premortem.run.words import in_words
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -18,7 +19,7 @@ from premortem.core.errors import ConfigError
 from premortem.core.evidence import Event, Plain, Record
 from premortem.ledger.ledger import Ledger
 from premortem.run.discover import find_risk
-from premortem.run.evidence import open_requests
+from premortem.run.evidence import honour
 from premortem.run.guard import Guard, Options
 from premortem.run.suggest import closest
 from premortem.run.ticking import Disturbed
@@ -113,15 +114,29 @@ def run_job(job: Job, ledger_path: Path, audience: Audience) -> Result:
     home = _fresh_folder(job.folder)
     guarded = _Guarded(job, case, audience)
     twin = _Twin(job, case, audience)
-    if job.guarded:
-        guarded.run(guard, home)
-    if job.twin or not job.guarded:
-        twin.run(ledger_path, str(home.resolve()))
+    with _one_thread():
+        if job.guarded:
+            guarded.run(guard, home)
+        if job.twin or not job.guarded:
+            twin.run(ledger_path, str(home.resolve()))
     return Result(
         run=str(home.resolve()), num_steps=guarded.num_steps or twin.num_steps, ticks=guarded.ticks,
         fault_at=guarded.fault_at, guarded=guarded.outcome, unguarded=twin.outcome, stopped=guarded.stopped,
         seconds=time.monotonic() - began,
     )  # fmt: skip
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a model is slower with more; and the arms add up in the same order, so they can be compared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Guarded:
@@ -249,16 +264,6 @@ def plain_step(trainable: Trainable, batch: object) -> tuple[float, float]:
     trainable.optimizer.zero_grad(set_to_none=True)
     trainable.scheduler.step()
     return float(loss.detach()), float(grad_norm)
-
-
-def honour(run: GuardedTraining) -> None:
-    """Do what people asked for in the ledger: release a latch, accept a new normal (kernel decision 4)."""
-    for row in open_requests(run.ledger, run.driver.run):
-        who = str(row.record.data.get("who", "unknown"))
-        if row.record.event == "acknowledged":
-            run.driver.carry_out(run.engine.acknowledge(row.record.entry, who))
-        else:
-            run.driver.carry_out(run.engine.rebaseline(who))
 
 
 def _note(run: GuardedTraining, event: Event, **data: Plain) -> None:

@@ -40,14 +40,21 @@ def guarded_exit(act: Callable[[], object], arguments: Sequence[str]) -> int:
         return _say(str(error), FINDINGS, arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; what was written up to here is kept in the ledger", INTERRUPTED, arguments)
-    except (BrokenPipeError, SystemExit):
-        # the reader has gone, as in `premortem register list | head` (click and rich turn that into SystemExit)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+    except SystemExit as left:
+        return _left(left, arguments)
     except Exception as error:
         if isinstance(error, UsageError):
             return _say(_usage(error), MISTAKE, arguments)
         return _say(_own_fault(error), FAULT, arguments)
+
+
+def _left(left: SystemExit, arguments: Sequence[str]) -> int:
+    """The reader has gone, as in ``register list | head`` (click and rich say 1); or the run was told to end."""
+    if left.code in (None, 0, 1):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+    code = left.code if isinstance(left.code, int) else FAULT
+    return _say("told to end; what was written up to here is kept in the ledger", code, arguments)
 
 
 def _usage(error: Exception) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from premortem.core.evidence import Record
-from premortem.run.evidence import in_words
+from premortem.run.words import in_words
 
 if TYPE_CHECKING:
     from types import TracebackType
