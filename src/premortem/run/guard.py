@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -39,7 +39,8 @@ class Options:
         keep: how many of the newest bundles are kept beside the good ones.
         prune_by_hand: leave old bundles to the ladder (a storage risk) instead of pruning at each save.
         intermediates: patterns, within the folder, of files that may be deleted when space runs out.
-        resume: go on from the newest bundle that verifies, where there is one.
+        resume: go on from the newest bundle that verifies, where there is one; ``"guard"`` resumes the guard's
+            memory alone, for a loop that brings back its own weights.
     """
 
     max_norm: float = math.inf
@@ -49,7 +50,7 @@ class Options:
     keep: int = 3
     prune_by_hand: bool = False
     intermediates: tuple[str, ...] = ()
-    resume: bool = True
+    resume: bool | Literal["guard"] = True
 
     def __post_init__(self) -> None:
         _require_type("max_norm", self.max_norm, (int, float), "a positive number")
@@ -60,6 +61,8 @@ class Options:
             _require_type(name, value, (int,), "a whole number")
             if value < least:
                 raise ConfigError(f"option {name}: found {value}, expected a whole number of at least {least}")
+        if self.resume not in (True, False, "guard"):
+            raise ConfigError(f"option resume: found {self.resume!r}, expected True, False or 'guard'")
         if isinstance(self.intermediates, str):
             raise ConfigError(
                 f"option intermediates: found the text {self.intermediates!r}, expected a tuple of patterns; "

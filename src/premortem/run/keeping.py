@@ -14,6 +14,7 @@ from torch import nn
 from premortem.core.engine import Engine
 from premortem.core.errors import StageError
 from premortem.stages.train.checkpoint import Bundle, Shelf, load_bundle
+from premortem.stages.train.checkpoint.search import turned_from
 from premortem.stages.train.guarded.parts import Parts, put_back_random_streams, random_streams
 from premortem.stages.train.guarded.requests import Request, Restore
 from premortem.stages.train.guarded.workload import GIB
@@ -175,12 +176,13 @@ class Keeping:
             ConfigError: when the bundle is of another model or optimiser.
         """
         search = self.shelf.find_loadable()
-        self.rejected = tuple(rejected.why for rejected in search.rejected)
+        # an abandoned one was left on purpose; every other that is passed over is news
+        self.rejected = tuple(r.why for r in search.rejected if turned_from(r.bundle) is None)
         if search.bundle is None:
-            if self.rejected:
+            if search.rejected:
                 raise StageError(
-                    f"{self._folder}: found {len(self.rejected)} bundles and none that serves "
-                    f"({self.rejected[0]}), expected one to go on from; "
+                    f"{self._folder}: found {len(search.rejected)} bundles and none that serves "
+                    f"({search.rejected[0].why}), expected one to go on from; "
                     "move them away to begin anew, or give another folder"
                 )
             return None

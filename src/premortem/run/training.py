@@ -268,7 +268,7 @@ class GuardedTraining:
     # --- resume and report -------------------------------------------------------------------
 
     def _resume(self) -> str:
-        loaded = self.keeping.resume()
+        loaded = None if self._options.resume == "guard" else self.keeping.resume()
         if loaded is not None:
             self.draws.resume_at(loaded.position)
             self.ticks = loaded.ticks
