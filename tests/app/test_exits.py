@@ -149,7 +149,11 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert ran.stderr == ""
 
 
-def test_ctrl_c_ends_a_run_cleanly_and_the_ledger_is_whole(premortem, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sign", "code", "told", "why"),
+    [(signal.SIGINT, INTERRUPTED, "interrupted", "KeyboardInterrupt"), (signal.SIGTERM, 143, "told to end", "")],
+)
+def test_a_signal_ends_a_run_cleanly_and_the_ledger_is_whole(premortem, tmp_path: Path, sign, code, told, why) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "premortem.app.cli.main", "run", "--fault", "none", "--no-twin"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -160,9 +164,9 @@ def test_ctrl_c_ends_a_run_cleanly_and_the_ledger_is_whole(premortem, tmp_path: 
     while time.monotonic() < deadline and not (ledger.exists() and any((tmp_path / ".premortem/runs/0001").iterdir())):
         time.sleep(0.1)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED, err
-    assert "interrupted" in one_line(err)
+    assert process.returncode == code, err
+    assert told in one_line(err)
     assert premortem("ledger", "verify").code == FINE
-    assert "KeyboardInterrupt" in premortem("report", "--json").json["runs"][0]["why"]
+    assert why in premortem("report", "--json").json["runs"][0]["why"]
