@@ -159,6 +159,8 @@ class Engine:
             green = None
         if green is not False and self.site.lost_control(incident, values):
             green = False
+        if green is None and incident.window is not None and self.site.is_warming_up(incident, values):
+            incident.window.hold(self.desk.now)
         if incident.phase is Phase.RELAPSE_WATCH:
             self._relapse_watch.observe(incident, values, green=green)
         else:

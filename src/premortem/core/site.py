@@ -113,6 +113,14 @@ class Site:
         standing = {s.rung.control for s in incident.standing}
         return not any(control in standing and values[slot] is None for control, slot in self._witnesses)
 
+    def is_warming_up(self, incident: Incident, values: list[float | None]) -> bool:
+        """Whether all that is inconclusive of the incident are detectors that get values and say nothing yet."""
+        watches = self.observer.watches
+        silent = [watches[i].slot for i in incident.watches if self.observer.levels[i] is None]
+        sound = all(i not in self.observer.faults for i in incident.watches)
+        present = all(values[slot] is not None and values[slot] == values[slot] for slot in silent)
+        return bool(silent) and sound and present and self.is_witnessed(incident, values)
+
     def start_again_if_time_went_back(self, incident: Incident) -> None:
         """A resumed run may count its ticks from an older checkpoint: what was begun later begins now."""
         now, window = self.desk.now, incident.window

@@ -12,6 +12,10 @@ from enum import Enum
 from premortem.core.clock import Duration, Now
 
 
+_LONGEST_WARM_UP = 256
+"""Observations; a detector that says nothing for longer is silent."""
+
+
 class Verdict(Enum):
     """What a window says so far."""
 
@@ -58,6 +62,13 @@ class Window:
     against: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     settled: Now | None = None
+    held: int = 0
+
+    def hold(self, now: Now) -> None:
+        """A detector warms up on present values, as after a restore: that is no silence, and the deadline waits."""
+        if self.settled is not None and self.held < _LONGEST_WARM_UP:
+            self.held += 1
+            self.settled = now
 
     def take(self, now: Now, *, green: bool | None, values: dict[str, float]) -> Verdict:
         """Take one observation. ``green`` is ``None`` where the assessment is inconclusive.
