@@ -8,6 +8,7 @@ from premortem.run.sabotage.campaign import run_cells
 from premortem.run.sabotage.cells import HOOKS, MUTANTS, controls, pairs, singles
 from premortem.run.sabotage.stimulus import subjects
 from premortem.run.sabotage.tally import tally
+from premortem.run.sabotage.training import RealTrial
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +43,21 @@ def test_the_oracle_finds_a_lie_that_the_kernel_cannot_see(found):
     """Without a witness signal a control that lies is believed: the oracle must say so, or it proves nothing."""
     lies = [c for c in singles(found) if str(c.sabotages[0]) == "undo × false success" and "divergence" in c.name]
     assert tally(run_cells(lies[:6], witnessed=False)).wrong_recovered
+
+
+@pytest.mark.parametrize(
+    ("control", "hook", "mutant", "ended"),
+    [
+        ("max_norm", "none", "none", "recovered"),
+        ("learning_rate", "action", "false success", "handed over"),
+        ("learning_rate", "undo", "false success", "recovered (held)"),
+        ("weights", "action", "raise", "handed over"),
+    ],
+)
+def test_a_real_training_with_a_broken_control_is_never_wrongly_called_recovered(
+    tmp_path, control, hook, mutant, ended
+):
+    trial = RealTrial(tmp_path, control, hook, mutant).go()
+    assert trial.fault.observed().holds or trial.fault.gone().holds
+    assert trial.wrong == []
+    assert trial.ended == ended

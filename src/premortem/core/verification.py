@@ -11,7 +11,6 @@ from enum import Enum
 
 from premortem.core.clock import Duration, Now
 
-
 _LONGEST_WARM_UP = 256
 """Observations; a detector that says nothing for longer is silent."""
 
