@@ -279,3 +279,16 @@ def test_every_incident_of_the_ledger_is_numbered_in_order(after_run: Path) -> N
     finally:
         ledger.close()
     assert [i.number for i in found] == [*range(1, len(found) + 1)]
+
+
+def test_a_curve_that_is_lost_for_ever_is_marked_where_it_is_lost() -> None:
+    from premortem.app.report.gather import Curve, Gathered
+    from premortem.ledger.ledger import VerifyReport
+    from premortem.run.evidence import RunView
+
+    lost = Curve([1, 2, 3, 4, 5], [1.0, float("nan"), 0.5, float("nan"), float("inf")])
+    healed = Curve([1, 2, 3], [1.0, float("nan"), 0.5])
+    curves = {"loss": {"unguarded": lost, "guarded": healed}}
+    drawing = loss_drawing(Gathered([RunView("r", 0.0)], [], VerifyReport(0, None, (), 0), curves, []))
+    assert drawing is not None
+    assert [(mark.tick, mark.word) for mark in drawing.marks] == [(4, "unguarded: not a number from here on")]

@@ -42,7 +42,7 @@ def one_line(text: str) -> str:
         (["register", "show", "HRM-9.1.11"], "did you mean 'HRM-9.1.1'?"),
         (["register", "validate", "no-such.yaml"], "no such file"),
         (["register", "lst"], "lst"),
-        (["run", "trian"], "did you mean 'train'?"),
+        (["run", "trane"], "did you mean 'train'?"),
         (["run", "--fault", "poisen"], "did you mean 'poison'?"),
         (["run", "--register", "hrn"], "did you mean 'hrm'?"),
         (["run", "--seed", "one"], "--seed"),
@@ -68,10 +68,10 @@ def test_with_json_a_mistake_is_an_object_too(premortem) -> None:
 
 
 def test_a_register_shows_every_mistake_with_its_line(premortem, tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text("schema: premortem/v1\nregister: mine\ntitle: t\nsource: s\nentrys: []\n")
+    (tmp_path / "bad.yaml").write_text("schema: premortem/v1\nregister: mine\ntitle: t\nsource: s\nentryes: []\n")
     said = premortem("register", "validate", "bad.yaml")
     assert said.code == MISTAKE
-    assert "bad.yaml:5: $.entrys" in said.err
+    assert "bad.yaml:5: $.entryes" in said.err
     assert "Traceback" not in said.err
 
 

@@ -41,7 +41,7 @@ def _of_incident(incident: IncidentView, result: Result) -> list[str]:
     late = ""
     if result.fault_at is not None and incident.tick >= result.fault_at:
         after = incident.tick - result.fault_at
-        late = f", {after} step{'s' if after != 1 else ''} after the fault came"
+        late = f", {after} step{'s' if after != 1 else ''} after the fault came" if after else ", as the fault came"
     tried = " → ".join(f"{rung} [dim]({verdict})[/]" for rung, verdict in _in_short(incident))
     lines = [
         f"[bold]Noticed[/]    at step {incident.tick}{late}: {escape(incident.because)}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from premortem.app.report.curve import Drawing, Mark
+from premortem.app.report.curve import COLOURS, Drawing, Mark
 from premortem.app.report.gather import Curve, Gathered
 from premortem.run.evidence import RungTried, RunView
 
@@ -17,7 +18,7 @@ def drawings(found: Gathered) -> list[Drawing]:
     last = found.last
     if last is None:
         return []
-    marks = marks_of(last)
+    marks = _marks(found, last)
     bare = [replace(mark, word="") for mark in marks]
     return [Drawing(*_TITLES[s], arms, marks if s == "loss" else bare) for s, arms in found.curves.items()]
 
@@ -27,7 +28,22 @@ def loss_drawing(found: Gathered) -> Drawing | None:
     arms: dict[str, Curve] = found.curves.get("loss", {})
     last = found.last
     return Drawing("The same fault on the same run, with and without the guard", _TITLES["loss"][1], arms,
-                   marks_of(last)) if arms and last is not None else None  # fmt: skip
+                   _marks(found, last)) if arms and last is not None else None  # fmt: skip
+
+
+def _marks(found: Gathered, last: RunView) -> list[Mark]:
+    marks = marks_of(last)
+    for arm, curve in found.curves.get("loss", {}).items():
+        lost = _lost_at(curve)
+        marks += [Mark(lost, f"{arm}: not a number from here on", COLOURS[arm])] if lost is not None else []
+    return sorted(marks, key=lambda mark: mark.tick)
+
+
+def _lost_at(curve: Curve) -> int | None:
+    """Where a curve stops being a number and never is one again."""
+    finite = [tick for tick, value in zip(curve.ticks, curve.values, strict=True) if math.isfinite(value)]
+    after = [tick for tick in curve.ticks if not finite or tick > finite[-1]]
+    return after[0] if after else None
 
 
 def marks_of(run: RunView) -> list[Mark]:
