@@ -55,8 +55,8 @@ class Params:
     share_at_max: float = 0.999
     threshold: float = 0.0
     exploration: float = 0.2
-    confirm: int = 10
-    deadline: int = 30
+    confirm: int = 5
+    deadline: int = 100  # puzzles may all halt together: then only every sixteenth step tells anything
 
 
 def watches(p: Params) -> tuple[Watch, ...]:

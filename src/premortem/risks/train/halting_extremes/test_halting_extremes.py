@@ -31,7 +31,7 @@ def measured(supervision: DeepSupervision) -> dict[str, float]:
     return {signal.name: float(supervision.metrics[signal.name]) for signal in SIGNALS}
 
 
-def train(folder: Path, *, eager: float, fault: bool, steps: int = 130) -> tuple[HRM, list[Record]]:
+def train(folder: Path, *, eager: float, fault: bool, steps: int = 120) -> tuple[HRM, list[Record]]:
     """``eager``: by how much a real but hardly trained model prefers to halt, in logits."""
     torch.manual_seed(0)
     model = HRM(CONFIG)
@@ -75,7 +75,7 @@ def test_a_model_that_explores_is_never_an_incident(tmp_path: Path, eager: float
 
 
 def test_a_threshold_at_its_extreme_is_set_back(tmp_path: Path) -> None:
-    model, records = train(tmp_path, eager=-1.0, fault=True)
+    model, records = train(tmp_path, eager=-1.0, fault=True, steps=300)
     opened = next(r for r in records if r.event == "opened")
     assert opened.tick - AT <= 15
     assert turned(records)[0] == "set the halting threshold back"
@@ -84,7 +84,7 @@ def test_a_threshold_at_its_extreme_is_set_back(tmp_path: Path) -> None:
 
 
 def test_a_model_that_wants_to_halt_at_once_is_made_to_explore(tmp_path: Path) -> None:
-    model, records = train(tmp_path, eager=2.0, fault=True, steps=180)
+    model, records = train(tmp_path, eager=2.0, fault=True, steps=240)
     assert turned(records)[:2] == ["set the halting threshold back", "force exploration of halting"]
     assert "force exploration of halting" in [r.data.get("after_rung") for r in records if r.event == "recovered"]
 
