@@ -84,7 +84,7 @@ def test_a_threshold_at_its_extreme_is_set_back(tmp_path: Path) -> None:
 
 
 def test_a_model_that_wants_to_halt_at_once_is_made_to_explore(tmp_path: Path) -> None:
-    model, records = train(tmp_path, eager=2.0, fault=True, steps=240)
+    _, records = train(tmp_path, eager=2.0, fault=True, steps=240)
     assert turned(records)[:2] == ["set the halting threshold back", "force exploration of halting"]
     assert "force exploration of halting" in [r.data.get("after_rung") for r in records if r.event == "recovered"]
 
