@@ -65,9 +65,9 @@ class GuardedTraining:
         self._is_open = False
         self._reported: set[str] = set()
         self._termination = Termination()
-        self._asking = Asking(self.stepper, self.draws, self._keep_skips)
+        self._asking = Asking(self.stepper, self.draws, lambda: self._remembering.keep_skips())
         controls = self._asking.controls(
-            self.keeping, self._forget_sample,
+            self.keeping, lambda: self.workload.forget_sample(),
             has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
         self.workload = TrainingWorkload(self.stepper, subject.folder, controls, subject.signals)
@@ -177,8 +177,11 @@ class GuardedTraining:
 
         Raises:
             ConfigError: LBFGS in the first form; a loss that is no scalar; a run outside its ``with``.
+            SystemExit: 143, in the step after the one that SIGTERM ended the run with.
         """
         self._require_open("run.step")
+        if self._termination.is_asked and self.stopped:
+            raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         model = self._subject.model
         self.draws.used()
         if self.stepper.needs_closure:
@@ -276,12 +279,6 @@ class GuardedTraining:
         self._remembering.recall()
         self._refresh_gate()
         return "" if loaded is None else loaded.path
-
-    def _keep_skips(self) -> None:
-        self._remembering.keep_skips()
-
-    def _forget_sample(self) -> None:
-        self.workload.forget_sample()
 
     def report_gap(self, what: str) -> None:
         """Report, once, what cannot be watched or done here (law 2)."""
