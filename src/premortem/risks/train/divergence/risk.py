@@ -22,8 +22,10 @@ Ladder
 
 Covered / not covered
     Covered: any torch optimiser, accumulation, scaler, weight average, gradient filter. Not covered: a loss that
-    is wrong but falls; divergence of one layer that neither loss nor norm shows; without a checkpoint folder
-    nothing can be restored, and the report says so.
+    is wrong but falls; divergence of one layer that neither loss nor norm shows; a warm-up that is missing at the
+    start of the run, which stunts it while the loss still falls (nothing healthy was seen before; a healthy curve
+    for slow convergence is what could show it); without a checkpoint folder nothing can be restored, and the
+    report says so.
 
 Drill
     A small language model on the standard library's text: learning rate × 100 in mid-run; a poisoned batch.
