@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from premortem import Guard
 from premortem.core.action import Override
 from premortem.core.detector import Level
 from premortem.core.drill import Bounds
@@ -16,7 +17,6 @@ from premortem.core.engine import Engine
 from premortem.core.ladder import Relation
 from premortem.core.plan import BoundEntry, BoundWatch, Plan
 from premortem.core.signal import Signal
-from premortem.registers.load import load_all
 from premortem.run.discover import FoundRisk, find_risks
 
 RISKS = sorted(find_risks().values(), key=lambda found: found.id)
@@ -125,11 +125,11 @@ def test_its_drill_names_real_cases_with_bounds(found: FoundRisk) -> None:
         assert case.at > 0
 
 
-@every_risk
-def test_an_entry_of_a_register_runs_it(found: FoundRisk) -> None:
-    used = {use.risk for file in load_all().values() for entry in file.entries for use in entry.risks}
-    if found.package.startswith("premortem."):
-        assert found.id in used
+@pytest.mark.parametrize("name", ["hrm", "ultrathink", "agent-forge", "ryzanstein", "default"])
+def test_every_active_entry_of_the_box_binds_to_its_risks(name: str) -> None:
+    for entry in Guard(name).active:
+        assert entry.risks
+        assert all(use.risk in find_risks() for use in entry.risks)
 
 
 def _can_be_red(detector: object) -> bool:
