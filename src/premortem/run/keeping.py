@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Keeping:
         self._step_of: dict[int, int] = {}
         self._since_save = 0
         self._save_s = 0.0
-        self._step_s = 0.0
+        self._trained_s = 0.0
         self._mark_s = 0.0
         self.saving_s = 0.0
         """Seconds spent on bundles so far: saving, pruning, marking."""
@@ -82,8 +81,7 @@ class Keeping:
         """Count a step."""
         self.step += applied
         self._since_save += 1
-        if seconds is not None:
-            self._step_s = seconds if self._step_s == 0.0 else 0.95 * self._step_s + 0.05 * seconds
+        self._trained_s += seconds or 0.0
 
     @property
     def is_due(self) -> bool:
@@ -91,10 +89,11 @@ class Keeping:
         if self._shelf is None:
             return False
         every = self._options.save_every
-        if every <= 0:
-            cost = self._save_s / max(self._step_s, 1e-6)
-            every = max(_FEWEST, math.ceil(cost / _SHARE))
-        return self._since_save >= every
+        if every > 0:
+            return self._since_save >= every
+        if self._since_save < _FEWEST:
+            return False
+        return self._save_s == 0.0 or self.saving_s + self._save_s <= _SHARE * (self._trained_s + self.saving_s)
 
     def save(self, tick: int, engine: Engine) -> None:
         """Write a bundle of this moment; raises ``StageError`` when the disk does not take it."""
