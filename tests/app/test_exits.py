@@ -48,7 +48,7 @@ def one_line(text: str) -> str:
         (["run", "--seed", "one"], "--seed"),
         (["new", "Train/X"], "small letters"),
         (["incidents", "list"], "no file was found"),
-        (["incidents", "show", "0"], "greater than or equal to 1"),
+        (["incidents", "show", "0"], "x>=1"),
         (["ledger", "verify"], "premortem run"),
         (["report"], "no file was found"),
         (["no-such-command"], "no-such-command"),

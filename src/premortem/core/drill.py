@@ -29,12 +29,13 @@ class Bounds:
         detect_within: ticks from the fault's onset to the first RED finding.
         tolerance: relative excess over the baseline's mean outcome; two standard deviations over the seeds are
             added, one-sided.
+        absolute: the least excess that counts, in the outcome's unit: a baseline of exactly 0 has no relative one.
         harmed_beyond: the unguarded outcome must exceed the baseline by this share or be non-finite.
-        end_verdicts: how the incident may end, beside ``recovered``.
     """
 
     detect_within: int
     tolerance: float = 0.05
+    absolute: float = 0.0
     harmed_beyond: float = 0.05
     lower_is_better: bool = True
 
@@ -97,8 +98,8 @@ def judge(seeds: Sequence[Seed], bounds: Bounds) -> Judgement:
     mean = sum(outcomes) / len(outcomes)
     spread = math.sqrt(sum((o - mean) ** 2 for o in outcomes) / max(1, len(outcomes) - 1))
     sign = 1.0 if bounds.lower_is_better else -1.0
-    allowed = mean + sign * (bounds.tolerance * abs(mean) + 2 * spread)
-    harmed = mean + sign * bounds.harmed_beyond * abs(mean)
+    allowed = mean + sign * (max(bounds.tolerance * abs(mean), bounds.absolute) + 2 * spread)
+    harmed = mean + sign * max(bounds.harmed_beyond * abs(mean), bounds.absolute)
     failures: list[str] = []
     unknown: list[str] = []
     for seed in seeds:

@@ -25,6 +25,7 @@ from premortem.run.asking import Asking
 from premortem.run.bind import bind
 from premortem.run.calls import Calls
 from premortem.run.driver import Driver
+from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
 from premortem.run.remembering import Remembering
 from premortem.run.subject import Subject
@@ -96,6 +97,7 @@ class GuardedTraining:
             self._let_go()
             raise
         self._is_open = True
+        honour(self)
         self._termination.listen()
         self._note("run", what="resumed" if resumed else "began", where=resumed)
         for why in self.keeping.rejected:
@@ -256,6 +258,7 @@ class GuardedTraining:
             self.workload.save_failed = False
             self.workload.need_gib = self.keeping.need_gib
             self.engine.candidate(self.ticks)
+            honour(self)  # people may acknowledge or rebaseline a run that goes on
         if self._last_time is not None:
             self._last_time += time.monotonic() - began  # saving is no part of the next step's time
 

@@ -67,6 +67,6 @@ def offers(run: Trainable) -> Offers:
 CASES = (
     TrainingCase(
         name="halts at once", build=small_hrm, fault=at_once, at=60, lasts=1000,
-        bounds=Bounds(detect_within=20), offers=offers,
+        bounds=Bounds(detect_within=20, absolute=0.02), offers=offers,
     ),
 )  # fmt: skip

@@ -16,7 +16,11 @@ from premortem.core.evidence import Record
 def train(lr: float, *, curve: Path | None = None, keep: Path | None = None) -> list[Record]:
     torch.manual_seed(0)
     model = nn.Linear(16, 1)
-    params = {"train/slow-convergence": {"baseline_curve": str(curve), "curve_patience": 30}} if curve else {}
+    params = (
+        {"train/slow-convergence": {"baseline_curve": str(curve), "pace_window": 40, "pace_memory": 10}}
+        if curve
+        else {}
+    )
     guard = Guard(entries=("DEF-2",), params=params, ledger=_ledger(keep or curve))
     records: list[Record] = []
     target = torch.randn(16, 1)

@@ -47,7 +47,7 @@ def test_old_bundles_make_room_and_the_run_goes_on(tmp_path: Path) -> None:
             pass
         return
     with FullTmpfs(48 * MIB, leave_bytes=None) as place:
-        records, why = train(place.folder, tmp_path / "ledger.db", steps=160, fill_at=80)
+        records, why = train(place.folder, tmp_path / "ledger.db", steps=220, fill_at=120)
         newest = Shelf(place.folder, own=False).find_loadable().bundle
         assert newest is not None
         verify_bundle(newest.path)

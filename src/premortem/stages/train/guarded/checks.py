@@ -92,8 +92,8 @@ def require_lbfgs_alone(*, accumulate: int, has_scaler: bool) -> None:
     """
     if accumulate > 1:
         raise ConfigError(
-            f"guard.training: found accumulate={accumulate} with LBFGS, expected 1: it evaluates the loss several times "
-            "a step; give it the whole batch"
+            f"guard.training: found accumulate={accumulate} with LBFGS, expected 1: it evaluates the loss several "
+            "times a step; give it the whole batch"
         )
     if has_scaler:
         raise ConfigError(

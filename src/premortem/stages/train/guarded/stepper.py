@@ -83,6 +83,7 @@ class Stepper:
         self.gate = math.inf
         """A norm above it never reaches the weights; set by the run from the healthy baseline."""
         self.used_lr_factor: float | None = None
+        self.used_warm_up: float | None = None
         self._pending: list[Tensor] = []
         self._buffers = Buffers(model)
         # the model's own order: the norm is then bit-identical to clip_grad_norm_(model.parameters())
@@ -233,7 +234,7 @@ class Stepper:
     def _with_learning_rate(self, step: Callable[[], Any]) -> None:
         """Apply the factor around the step: a value written to ``group['lr']`` is lost under LambdaLR."""
         factor = self.lr_factor.value * self.warm_up.factor
-        self.used_lr_factor = self.lr_factor.value
+        self.used_lr_factor, self.used_warm_up = self.lr_factor.value, self.warm_up.value
         if factor == 1.0:
             step()
             return

@@ -22,6 +22,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("loss", "nats", banded=True, help="mean training loss of the step's batches"),
     Signal("grad_norm", "", banded=True, slack=10.0, help="2-norm of the gradient before filter and clipping"),
     Signal("lr_factor", "×", help="the factor on the scheduled learning rate that the last step really used"),
+    Signal("warm_up", "steps", help="the length of the ramp that the last step was under; 0 for none"),
     Signal("max_norm", "", help="the bound that gradients are clipped to"),
     Signal("skipped", "", help="1 where the optimiser was not called, else 0"),
     Signal("nonfinite_weights", "", help="1 where a bad step was followed by weights that are not finite"),
@@ -55,7 +56,7 @@ class TrainingWorkload:
         self.witnesses: dict[str, str] = {}
         if has_acting_learning_rate(stepper.optimizer):
             self.controls |= {"learning_rate": stepper.lr_factor, "warm_up": stepper.warm_up}
-            self.witnesses["learning_rate"] = "lr_factor"
+            self.witnesses |= {"learning_rate": "lr_factor", "warm_up": "warm_up"}
         if not stepper.needs_closure:
             self.controls["max_norm"] = stepper.max_norm
             self.witnesses["max_norm"] = "max_norm"
@@ -81,6 +82,7 @@ class TrainingWorkload:
             stepped.loss,
             stepped.grad_norm,
             stepper.used_lr_factor if stepped.applied else None,
+            stepper.used_warm_up if stepped.applied else None,
             stepper.max_norm.value,
             0.0 if stepped.applied else 1.0,
             self._nonfinite_weights(stepped),
