@@ -179,18 +179,20 @@ def _finished(arm: Arm, ready: _Ready, *, began: float, ticks: int, failure: str
 _PLAIN: dict[object, Arm] = {}
 
 
-def _plain_baseline(case: TrainingCase, seed: int, folder: Callable[[], Path]) -> Arm:
-    """The healthy run without the guard: the same for every risk and entry, so a process runs it once."""
-    key = (case.build, case.place, case.plain_saves, seed)
+def _plain_once(case: TrainingCase, seed: int, folder: Callable[[], Path], *, faulted: bool) -> Arm:
+    """An arm without the guard is the same for every risk and entry, so a process runs it once."""
+    fault = (case.fault, case.at, case.lasts) if faulted else None
+    key = (case.build, case.place, case.plain_saves, seed, fault)
     if key not in _PLAIN:
-        _PLAIN[key] = plain_arm(case, seed, folder(), faulted=False)
+        _PLAIN[key] = plain_arm(case, seed, folder(), faulted=faulted)
     return _PLAIN[key]
 
 
 def record_curve(case: TrainingCase, seed: int, path: Path, guard: Guard) -> None:
     """Record the loss curve of a healthy run: the known-good run that slow convergence is held against."""
     run = case.build(seed)
-    with guard.training(run.model, run.optimizer, scheduler=run.scheduler, max_norm=run.max_norm) as guarded:
+    home = replace(guard, ledger=path.with_suffix(".db"))
+    with home.training(run.model, run.optimizer, scheduler=run.scheduler, max_norm=run.max_norm) as guarded:
         while guarded.step_number < run.num_steps and not guarded.stopped:
             for batch in guarded.batches(run.loader):
                 guarded.step(run.loss, batch)
@@ -215,7 +217,7 @@ class Arms:
             return watched_seed(case, self._seed, self._home, self._guard)
         guard = self._guard_for(case)
         baseline, watched = self._baseline(case, guard)
-        unguarded = plain_arm(case, self._seed, self._folder(), faulted=True)
+        unguarded = _plain_once(case, self._seed, self._folder, faulted=True)
         guarded = guarded_arm(case, self._seed, self._folder(), guard, faulted=True)
         return Seed(self._seed, baseline, watched, unguarded, guarded)
 
@@ -223,7 +225,7 @@ class Arms:
         key = (case.build, case.place, case.learns_curve, repr(case.options), repr(case.params))
         if key not in self._watched:
             self._watched[key] = guarded_arm(case, self._seed, self._folder(), guard, faulted=False)
-        return _plain_baseline(case, self._seed, self._folder), self._watched[key]
+        return _plain_once(case, self._seed, self._folder, faulted=False), self._watched[key]
 
     def _guard_for(self, case: TrainingCase) -> Guard:
         params = {risk: dict(values) for risk, values in case.params.items()}

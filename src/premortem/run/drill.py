@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -68,17 +68,20 @@ class DrillRow:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
+    """One entry on one seed, over all of its risks."""
+
     register: str
     entry: str
-    risk: str
+    risks: tuple[str, ...]
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
+    """The four arms of each case, by (risk, case)."""
+
     task: _Task
-    seeds: dict[str, Seed]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seeds: dict[tuple[str, str], Seed]
 
 
 def find_entries(names: Sequence[str], register: str | None) -> list[tuple[str, Entry]]:
@@ -115,11 +118,10 @@ def run_drills(
     """
     chosen = find_entries(entries, register)
     risks = {entry.id: tuple(use.risk for use in entry.risks) for _, entry in chosen}
+    # the entry with the most risks first, so that no long task is left for one process at the end
+    longest = sorted(chosen, key=lambda pair: -len(risks[pair[1].id]))
     tasks = [
-        _Task(register or name, entry.id, risk, seed)
-        for name, entry in chosen
-        for risk in risks[entry.id]
-        for seed in range(seeds)
+        _Task(register or name, entry.id, risks[entry.id], seed) for name, entry in longest for seed in range(seeds)
     ]
     done = list(_all(tasks, progress))
     rows: list[DrillRow] = []
@@ -138,7 +140,7 @@ def _all(tasks: list[_Task], progress: Progress) -> Iterator[_Done]:
         waiting = [pool.submit(_run, task) for task in tasks]
         for future in as_completed(waiting):
             result = future.result()
-            progress(f"{result.task.entry} {result.task.risk} seed {result.task.seed}: {len(result.seeds)} cases run")
+            progress(f"{result.task.entry} seed {result.task.seed}: {len(result.seeds)} cases run")
             yield result
 
 
@@ -149,21 +151,19 @@ def _warm_up() -> None:
 
 
 def _run(task: _Task) -> _Done:
-    """All cases of one risk of one entry on one seed; in a process of its own."""
+    """All cases of one entry on one seed; in a process of its own, that runs each healthy arm once."""
     from premortem.run.arms import Arms
 
-    module = find_risk(task.risk, task.entry).drill_module()
-    found: dict[str, Seed] = {}
-    seconds: dict[str, float] = {}
+    found: dict[tuple[str, str], Seed] = {}
     home = Path(tempfile.mkdtemp(prefix="premortem-drill-"))
     try:
         arms = Arms(task.register, task.entry, task.seed, home)
-        for case in _cases(module, task.entry):
-            found[case.name] = seed = arms.run(case)
-            seconds[case.name] = sum(a.seconds for a in (seed.unguarded, seed.guarded))
+        for risk in task.risks:
+            for case in _cases(find_risk(risk, task.entry).drill_module(), task.entry):
+                found[risk, case.name] = arms.run(case)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    return _Done(task, found, seconds)
+    return _Done(task, found)
 
 
 def _cases(module: ModuleType, entry: str) -> list[Case]:
@@ -174,12 +174,11 @@ def _cases(module: ModuleType, entry: str) -> list[Case]:
 
 
 def _judged(entry: str, risk: str, done: list[_Done]) -> Iterator[DrillRow]:
-    mine = sorted((d for d in done if d.task.entry == entry and d.task.risk == risk), key=lambda d: d.task.seed)
-    module = find_risk(risk, entry).drill_module()
-    for case in _cases(module, entry):
-        seeds = [d.seeds[case.name] for d in mine]
-        judgement = judge(seeds, case.bounds)
-        yield _row(entry, risk, case.name, judgement, len(seeds), sum(d.seconds[case.name] for d in mine))
+    mine = sorted((d for d in done if d.task.entry == entry), key=lambda d: d.task.seed)
+    for case in _cases(find_risk(risk, entry).drill_module(), entry):
+        seeds = [d.seeds[risk, case.name] for d in mine]
+        seconds = sum(s.unguarded.seconds + s.guarded.seconds for s in seeds)
+        yield _row(entry, risk, case.name, judge(seeds, case.bounds), len(seeds), seconds)
 
 
 def _row(entry: str, risk: str, case: str, judgement: Judgement, count: int, seconds: float) -> DrillRow:
