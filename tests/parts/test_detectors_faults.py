@@ -64,6 +64,15 @@ def test_ratio_to_best_fires_above_ten_times_the_window_best_and_forgets_older_b
     assert _last(detector, [91.0]) is RED
 
 
+def test_ratio_to_best_does_not_take_the_luckiest_batch_for_its_reference() -> None:
+    rng = random.Random(7)
+    noisy = [rng.gauss(0, 1) ** 2 + rng.gauss(0, 1) ** 2 for _ in range(20_000)]
+    assert _first(shelf.RatioToBest(), noisy) is not None
+    detector = shelf.RatioToBest(memory=12)
+    assert _first(detector, noisy) is None
+    assert _first(detector, [100.0] * 3) is not None
+
+
 def test_ratio_to_best_does_not_accuse_tenfold_of_nothing() -> None:
     assert _first(shelf.RatioToBest(floor=0.05), [1e-6] * 50 + [1e-3, 0.1, 0.4]) is None
 

@@ -62,6 +62,7 @@ class Params:
 
     best_factor: float = 10.0
     best_window: int = 100
+    best_memory: int = 12  # of a noisy loss the luckiest batch is no reference
     rising_slope: float = 0.01
     rising_window: int = 100
     gradient_width: float = 1.0  # log units: a healthy norm may double while a model memorises
@@ -79,7 +80,7 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("gradient not finite", "grad_norm", "not finite", NonFinite, required=False),
         Watch("weights not finite", "nonfinite_weights", "broken weights", lambda: Threshold(critical=0.5)),
         Watch("loss above its best", "loss", "divergence",
-              lambda: RatioToBest(factor=p.best_factor, window=p.best_window)),
+              lambda: RatioToBest(factor=p.best_factor, window=p.best_window, memory=p.best_memory)),
         Watch("loss shift", "loss", "divergence", lambda: training_loss_detectors()["shift"],
               required=False),
         Watch("rising loss", "loss", "divergence",
