@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,4 +18,6 @@ def __getattr__(name: str) -> object:
         from premortem.run.guard import Guard
 
         return Guard
+    if name == "adapters":
+        return importlib.import_module("premortem.adapters")
     raise AttributeError(f"module 'premortem' has no attribute {name!r}")

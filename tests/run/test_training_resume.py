@@ -179,11 +179,11 @@ class Diverging:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.run = Run(folder, seed=seed, noisy=False)
         self.run.steps = 600
-        self.fault = LearningRateJump(self.run.optimizer, 300.0)
+        self.fault = LearningRateJump(self.run.optimizer, 3000.0)
 
     def until_a_rung_stands(self) -> GuardedTraining:
         def at(run: GuardedTraining) -> None:
-            if run.ticks == 60 and not self.fault.is_on:
+            if run.ticks == 200 and not self.fault.is_on:
                 self.fault.__enter__()
             incident = run.engine.climbing
             if incident is not None and any(s.rung.control == "learning_rate" for s in incident.standing):

@@ -130,6 +130,8 @@ def _badness(seed: Seed, sign: float) -> tuple[bool, float]:
 
 def _unknown(seed: Seed) -> list[str]:
     found = []
+    if not math.isfinite(seed.baseline.outcome):
+        found.append(f"the baseline has no outcome{_why(seed.baseline)}")
     for name, arm in (("unguarded", seed.unguarded), ("guarded", seed.guarded)):
         if arm.fault_observed is None:
             found.append(f"{name}: whether the fault was there could not be established{_why(arm)}")
@@ -159,7 +161,7 @@ def _unrecovered(guarded: Arm, bounds: Bounds, sign: float, allowed: float) -> l
     found = []
     if guarded.detected_at is None or guarded.fault_at is None:
         found.append("the fault was not detected")
-    elif guarded.detected_at - guarded.fault_at > bounds.detect_within:
+    elif not 0 <= guarded.detected_at - guarded.fault_at <= bounds.detect_within:
         late = guarded.detected_at - guarded.fault_at
         found.append(f"detected after {late} ticks, bound {bounds.detect_within}")
     if guarded.recovered_after is None:

@@ -40,6 +40,8 @@ def explain(path: Path, error: Exception) -> str:
         return str(error)
     code = getattr(error, "sqlite_errorcode", None)
     cause = _CAUSES.get(code & 0xFF) if isinstance(code, int) else None
+    if isinstance(error, OSError):
+        cause = "its folder cannot be written; give one that exists, has space and is writable"
     first = (str(error) or type(error).__name__).splitlines()[0]
     return f"ledger {path}: {cause or 'it failed; run `premortem ledger verify`'} ({first})"
 

@@ -27,4 +27,7 @@ def ledger_path(path: str | Path | None = None) -> Path:
             f"give a path such as {DEFAULT.as_posix()} in --ledger or {VARIABLE}"
         )
     place = Path(said)
-    return place / DEFAULT if place.is_dir() else place
+    if not place.is_dir():
+        return place
+    beside = place / DEFAULT.name  # a checkpoint folder keeps its ledger beside the bundles
+    return beside if beside.exists() else place / DEFAULT

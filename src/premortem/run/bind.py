@@ -131,7 +131,14 @@ def _bind_risk(use: RiskUse, where: str) -> BoundRisk:
         params = risk.params(**values)
     except ValueError as error:
         raise ConfigError(f"{where}.params: {error}") from error
-    return BoundRisk(use.risk, risk, params)
+    bound = BoundRisk(use.risk, risk, params)
+    try:  # impossible thresholds are found here, and not in the middle of a run
+        for watch in bound.watches:
+            watch.detector()
+        _ = bound.rungs
+    except ValueError as error:
+        raise ConfigError(f"{where}.params: {error}") from error
+    return bound
 
 
 def _typed(value: Scalar, expected: type, where: str) -> Scalar:

@@ -39,11 +39,24 @@ class Fingerprint:
         return changed + [name for name in names if files.get(name) != self.files.get(name)]
 
 
+_ALWAYS = (
+    "core.engine",
+    "core.drill",
+    "run.driver",
+    "run.training",
+    "run.arms",
+    "run.ticking",
+    "run.watcher",
+    "run.drill",
+)
+"""What every proof rests on: the kernel, the driver, and what runs and judges the arms."""
+
+
 def fingerprint(entry: Entry, packages: tuple[str, ...]) -> Fingerprint:
     """Of an entry and the packages of its risks."""
     files: dict[str, str] = {}
     waiting = [f"{package}.{page}" for package in packages for page in ("risk", "drill")]
-    waiting += ["premortem.core.engine", "premortem.run.training", "premortem.run.driver"]
+    waiting += [f"premortem.{module}" for module in _ALWAYS]
     seen: set[str] = set()
     while waiting:
         module = waiting.pop()
@@ -94,16 +107,19 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
             node, clean=False
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return _hash(ast.dump(tree)), tuple(_imports(tree, module.partition(".")[0]))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return _hash(ast.dump(tree)), tuple(_imports(tree, package))
 
 
-def _imports(tree: ast.AST, top: str) -> list[str]:
+def _imports(tree: ast.AST, package: str) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append(node.module)
-            found += [f"{node.module}.{a.name}" for a in node.names]
-    own = {"premortem", top}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            found.append(source)
+            found += [f"{source}.{a.name}" for a in node.names]
+    own = {"premortem", package.partition(".")[0]}
     return [name for name in found if name.partition(".")[0] in own]

@@ -84,6 +84,11 @@ class Keeping:
         self._trained_s += seconds or 0.0
 
     @property
+    def is_behind(self) -> bool:
+        """Whether steps were made since the last bundle."""
+        return self._shelf is not None and self._since_save > 0
+
+    @property
     def is_due(self) -> bool:
         """Whether it is time to save: every ``save_every`` steps, or so often that saving stays cheap."""
         if self._shelf is None:

@@ -29,6 +29,7 @@ from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
 from premortem.run.remembering import Remembering
 from premortem.run.subject import Subject
+from premortem.run.telling import tell
 from premortem.stages.train.guarded.checks import require_fit
 from premortem.stages.train.guarded.draws import Draws
 from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped, Stepper
@@ -85,6 +86,7 @@ class GuardedTraining:
         )  # fmt: skip
         self.driver.listen(self._hear)
         self.driver.listen(Calls(guard.file, self.driver.note).hear)
+        self.driver.listen(tell)
         self._remembering = Remembering(self.driver, self.draws)
 
     # --- the context -------------------------------------------------------------------------
@@ -111,6 +113,8 @@ class GuardedTraining:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is None and not self.stopped and self._subject.folder is not None and self.keeping.is_behind:
+                self._save()  # a run that ended well is not taken back to an old bundle
             self.driver.save_memory()
             why = self.stop_reason or ("" if error is None else f"{type(error).__name__}: {error}")
             self._note("run", what="ended", steps=self.step_number, ticks=self.ticks, why=why)
@@ -157,6 +161,8 @@ class GuardedTraining:
             ConfigError: for a loader whose order cannot be resumed.
             StageError: when the data are not those of the checkpoint.
         """
+        if self.stopped:
+            return
         if isinstance(loader, DataLoader):
             drawn: Iterator[Any] = (batch for _, batch in self.draws.of(loader))
         else:
@@ -182,6 +188,8 @@ class GuardedTraining:
             SystemExit: 143, in the step after the one that SIGTERM ended the run with.
         """
         self._require_open("run.step")
+        if self.stopped:
+            return Stepped(math.nan, None, False, f"the run is stopped: {self.stop_reason}")
         if self._termination.is_asked and self.stopped:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         model = self._subject.model
@@ -210,7 +218,7 @@ class GuardedTraining:
             ) from None
 
     def save(self) -> None:
-        """Save a bundle now; a failing disk is a finding, never an end of the run."""
+        """Save a bundle now; a disk that fails is recorded, and tried again at the next turn."""
         self._require_open("run.save")
         self._save()
 
@@ -252,10 +260,10 @@ class GuardedTraining:
         try:
             self.keeping.save(self.ticks, self.engine)
         except StageError as error:
-            self.workload.save_failed = True
+            self.workload.failed_saves += 1
             self.driver.carry_out(self.engine.guard_fault(f"a bundle was not saved: {error}"))
         else:
-            self.workload.save_failed = False
+            self.workload.failed_saves = 0
             self.workload.need_gib = self.keeping.need_gib
             self.engine.candidate(self.ticks)
             honour(self)  # people may acknowledge or rebaseline a run that goes on

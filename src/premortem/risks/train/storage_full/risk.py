@@ -9,7 +9,8 @@ Why it hurts
 
 How it is seen
     Every 16 steps: free space in GiB, and free space over the need of the next checkpoint. Below 1.5 × the need
-    or 2 GB RED, below 0.5 GB CRITICAL (settable). A save that fails is seen at once.
+    or 2 GB RED, below 0.5 GB CRITICAL (settable). A save that fails is recorded at once
+    (YELLOW) and tried again at the next turn; three in a row are RED.
 
 Ladder
     delete old checkpoints (the newest 3 stay, never a good or protected one) → delete intermediates. Deleting is
@@ -48,6 +49,7 @@ class Params:
     prune_below_gb: float = 2.0
     stop_below_gb: float = 0.5
     keep: int = 3
+    failed_saves: int = 3
     confirm: int = 4
     deadline: int = 40
 
@@ -59,7 +61,7 @@ def watches(p: Params) -> tuple[Watch, ...]:
               lambda: Threshold(red=p.prune_below_gb, critical=p.stop_below_gb, below=1.0), required=False),
         Watch("space over need", "space_factor", "storage full",
               lambda: Threshold(red=p.free_factor, below=1.0), required=False),
-        Watch("failed save", "failed_saves", "storage full", lambda: Threshold(critical=0.5)),
+        Watch("failed save", "failed_saves", "storage full", lambda: Threshold(yellow=0.5, red=p.failed_saves - 0.5)),
     )  # fmt: skip
 
 

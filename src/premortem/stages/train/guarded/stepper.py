@@ -188,7 +188,7 @@ class Stepper:
         if math.isfinite(self.max_norm.value):
             clip(grads, norm, self.max_norm.value)
         self._with_learning_rate(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._let_go()  # the model's gradients too that the optimiser does not hold: they would add up
         self._after()
         return Stepped(loss, size, True)
 

@@ -30,7 +30,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("step_time", "s", help="seconds from one step to the next"),
     Signal("free_space", "GiB", higher_is_worse=False, help="free space where checkpoints go"),
     Signal("space_factor", "×", higher_is_worse=False, help="free space over the need of the next checkpoint"),
-    Signal("failed_saves", "", help="1 while the last bundle could not be saved, else 0"),
+    Signal("failed_saves", "", help="bundles in a row that could not be saved"),
     Signal("filter_strength", "×", help="the factor on the gradient filter's λ"),
 )
 SLOTS = {signal.name: slot for slot, signal in enumerate(SIGNALS)}
@@ -50,7 +50,7 @@ class TrainingWorkload:
         self._extra = {signal.name: len(SIGNALS) + i for i, signal in enumerate(extra)}
         self._notes: dict[int, float] = {}
         self.need_gib = 0.0
-        self.save_failed = False
+        self.failed_saves = 0
         self.names = [signal.name for signal in self.signals]
         self.controls: dict[str, Control] = dict(requests)
         self.witnesses: dict[str, str] = {}
@@ -90,7 +90,7 @@ class TrainingWorkload:
             step_seconds,
             free,
             factor,
-            float(self.save_failed),
+            float(self.failed_saves),
             stepper.softening.value if has_filter else None,
         ]
         row.extend(self._notes.get(slot) for slot in self._extra.values())
