@@ -188,8 +188,6 @@ class GuardedTraining:
             SystemExit: 143, in the step after the one that SIGTERM ended the run with.
         """
         self._require_open("run.step")
-        if self.stopped:
-            return Stepped(math.nan, None, False, f"the run is stopped: {self.stop_reason}")
         if self._termination.is_asked and self.stopped:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         model = self._subject.model

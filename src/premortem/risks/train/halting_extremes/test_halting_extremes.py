@@ -75,7 +75,7 @@ def test_a_model_that_explores_is_never_an_incident(tmp_path: Path, eager: float
 
 
 def test_a_threshold_at_its_extreme_is_set_back(tmp_path: Path) -> None:
-    model, records = train(tmp_path, eager=-1.0, fault=True, steps=300)
+    model, records = train(tmp_path, eager=-1.0, fault=True, steps=450)
     opened = next(r for r in records if r.event == "opened")
     assert opened.tick - AT <= 15
     assert turned(records)[0] == "set the halting threshold back"

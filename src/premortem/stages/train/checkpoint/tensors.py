@@ -49,6 +49,8 @@ def refusal(tensor: torch.Tensor) -> str | None:
 def host_bytes(tensor: torch.Tensor) -> Bytes:
     """The tensor's values as bytes in row-major order: shape ``(nbytes,)``, uint8; a view where it lies so already."""
     resolved = tensor.detach().resolve_conj().resolve_neg()
+    if not resolved.numel():
+        return np.empty(0, dtype=np.uint8)  # torch cannot view an empty tensor of odd strides as bytes
     flat = resolved.to("cpu").contiguous().reshape(-1)
     array: Bytes = flat.view(torch.uint8).numpy()
     return array
