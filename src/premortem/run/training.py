@@ -89,8 +89,6 @@ class GuardedTraining:
         self.driver.listen(tell)
         self._remembering = Remembering(self.driver, self.draws)
 
-    # --- the context -------------------------------------------------------------------------
-
     def __enter__(self) -> Self:
         try:
             self.keeping.open(self.engine)
@@ -129,8 +127,6 @@ class GuardedTraining:
         self.keeping.close()
         if self._owns_ledger:
             self.ledger.close()
-
-    # --- the loop ----------------------------------------------------------------------------
 
     @property
     def step_number(self) -> int:
@@ -228,8 +224,6 @@ class GuardedTraining:
         """
         write_curve(Path(path), self._losses)
 
-    # --- one step ----------------------------------------------------------------------------
-
     def observe(self, stepped: Stepped) -> None:
         """Tell the kernel of a step and carry out what follows; :meth:`step` calls it, and a loop of others' may."""
         now = time.monotonic()
@@ -276,8 +270,6 @@ class GuardedTraining:
         """The cap on single gradients follows the healthy baseline; a new normal has none yet."""
         band = self.engine.baseline.bands.get("grad_norm")
         self.stepper.gate = math.inf if band is None else _GATE * (band.location + 3 * band.scale)
-
-    # --- resume and report -------------------------------------------------------------------
 
     def _resume(self) -> str:
         loaded = None if self._options.resume == "guard" else self.keeping.resume()
