@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import typer
@@ -47,6 +48,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and leaves with its exit code."""
+    logging.getLogger("premortem").disabled = True  # the command line shows the same records itself
     given = sys.argv[1:] if arguments is None else arguments
     command = typer.main.get_command(app)
     sys.exit(guarded_exit(lambda: command.main(given, prog_name="premortem", standalone_mode=False), given))
