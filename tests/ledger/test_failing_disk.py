@@ -185,7 +185,7 @@ def test_what_is_not_a_ledger_is_refused_in_one_line_and_left_alone(tmp_path):
     other.close()
     with pytest.raises(ConfigError, match="another program's database"):
         SqliteLedger(tmp_path / "other.db")
-    with pytest.raises(StageError, match=r"cannot be opened|failed"):
+    with pytest.raises(StageError, match=r"cannot be opened|cannot be written|failed"):
         SqliteLedger(text / "below" / "ledger.db")
 
 

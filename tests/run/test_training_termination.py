@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from torch import nn
 
 from premortem import Guard
 from premortem.stages.train.checkpoint import Shelf
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_listens() -> Iterator[None]:
+    """As in a fresh process, whatever ran before in this one."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def train(folder: Path, *, asks: bool, until: int = 30, term_at: int = 10) -> int:
