@@ -91,5 +91,6 @@ _COLOURS = {
     "proven": "green", "recovered": "green", "go": "green", "helped": "green", "green": "green", "ok": "green",
     "active": "green", "planned": "dim", "missing": "yellow", "inconclusive": "yellow", "stale": "yellow",
     "conditional": "yellow", "yellow": "yellow", "open": "yellow", "not proven": "red", "no-go": "red", "red": "red",
-    "handed over": "red", "failed": "red", "critical": "bold red",
+    "handed over": "red", "failed": "red", "critical": "bold red", "not ok": "red", "unknown": "yellow",
+    "not asked": "dim",
 }  # fmt: skip
