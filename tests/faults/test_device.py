@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from premortem.core.errors import ConfigError
-from premortem.faults.device import DeviceLost
+from premortem.faults.device import DeviceBusy, DeviceLost
 
 
 @pytest.fixture
@@ -60,12 +60,30 @@ def test_the_optimiser_alone_can_meet_it(model) -> None:
 
 def test_a_device_that_was_busy_comes_back(model) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with DeviceLost(lambda: held_by(model, optimizer), returns_after=2) as fault:
+    with DeviceBusy(refusals=2) as fault:
+        for _ in range(2):
+            with pytest.raises(torch.AcceleratorError, match="busy"):
+                torch.ones(1)
+        step(model, optimizer)
+    assert fault.num_refused == 2
+    assert fault.gone().holds
+
+
+def test_memory_taken_anew_can_be_lost_again(model) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def take_anew() -> None:
+        for parameter in model.parameters():
+            parameter.data = torch.zeros(parameter.shape)
+
+    with DeviceLost(model.parameters, loses_again=1):
         for _ in range(2):
             with pytest.raises(torch.AcceleratorError):
                 step(model, optimizer)
+            take_anew()
+        for parameter in model.parameters():
+            parameter.grad = None
         step(model, optimizer)
-    assert fault.num_refused == 2
 
 
 def test_nothing_to_lose_is_the_users_mistake() -> None:
