@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from premortem.core.engine import Engine
-from premortem.core.errors import ConfigError, StageError
+from premortem.core.errors import ConfigError
 from premortem.core.evidence import Event, Plain, Record
 from premortem.ledger.ledger import Ledger
 from premortem.parts.curve import write_curve
@@ -28,12 +28,14 @@ from premortem.run.driver import Driver
 from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
 from premortem.run.remembering import Remembering
+from premortem.run.saving import Saving
 from premortem.run.subject import Subject
 from premortem.run.telling import tell
 from premortem.stages.train.guarded.checks import require_fit
 from premortem.stages.train.guarded.draws import Draws
 from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped, Stepper
 from premortem.stages.train.guarded.termination import EXIT_CODE, Termination
+from premortem.stages.train.guarded.trying import Trying
 from premortem.stages.train.guarded.workload import TrainingWorkload
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class GuardedTraining:
             subject.model, subject.optimizer, subject.companions,
             max_norm=options.max_norm, accumulate=options.accumulate,
         )  # fmt: skip
+        self.trying = Trying(self.stepper)
         self.draws = Draws()
         self.parts = subject.parts()
         self.keeping = Keeping(subject.folder, options, self.parts, self.draws.position_state)
@@ -67,8 +70,8 @@ class GuardedTraining:
         self._is_open = False
         self._reported: set[str] = set()
         self._termination = Termination()
-        self._asking = Asking(self.stepper, self.draws, lambda: self._remembering.keep_skips())
-        controls = self._asking.controls(
+        self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips())
+        controls = self.asking.controls(
             self.keeping, lambda: self.workload.forget_sample(),
             has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
@@ -87,7 +90,8 @@ class GuardedTraining:
         self.driver.listen(self._hear)
         self.driver.listen(Calls(guard.file, self.driver.note).hear)
         self.driver.listen(tell)
-        self._remembering = Remembering(self.driver, self.draws)
+        self.remembering = Remembering(self.driver, self.draws)
+        self._saving = Saving(self)
 
     def __enter__(self) -> Self:
         try:
@@ -141,12 +145,12 @@ class GuardedTraining:
     @property
     def stopped(self) -> bool:
         """Whether the guard ended the run; ``stop_reason`` says why."""
-        return bool(self._asking.stop_reason)
+        return bool(self.asking.stop_reason)
 
     @property
     def stop_reason(self) -> str:
         """Why the run was ended early; empty while it goes on."""
-        return self._asking.stop_reason
+        return self.asking.stop_reason
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """One epoch of ``loader``, with a position that is saved and skips that are remembered.
@@ -186,16 +190,11 @@ class GuardedTraining:
         self._require_open("run.step")
         if self._termination.is_asked and self.stopped:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
-        model = self._subject.model
         self.draws.used()
-        if self.stepper.needs_closure:
-            if not callable(loss) or isinstance(loss, Tensor):
-                raise ConfigError("run.step: LBFGS evaluates the loss itself; call run.step(loss_fn, batch)")
-            stepped: Stepped | None = self.stepper.close_over(lambda: loss(model, batch))
-        elif callable(loss) and not isinstance(loss, Tensor):
-            stepped = self.stepper.backward(loss(model, batch))
+        if callable(loss) and not isinstance(loss, Tensor):
+            stepped = self.trying.second_form(loss, batch)
         else:
-            stepped = self.stepper.backward(loss)
+            stepped = self.trying.first_form(loss)
         if stepped is not None:
             self.observe(stepped)
         return stepped
@@ -228,7 +227,7 @@ class GuardedTraining:
         """Tell the kernel of a step and carry out what follows; :meth:`step` calls it, and a loop of others' may."""
         now = time.monotonic()
         seconds = None if self._last_time is None else now - self._last_time
-        self._last_time, self._asking.last = now, stepped
+        self._last_time, self.asking.last = now, stepped
         self.ticks += 1
         self.keeping.stepped(applied=stepped.applied, seconds=seconds)
         self.draws.stepped(reached=stepped.applied or stepped.why == OVERFLOW)
@@ -239,28 +238,15 @@ class GuardedTraining:
         self._losses.append(stepped.loss)
         self.driver.tick(row, self.ticks)
         if self._termination.is_asked and not self.stopped:
-            self._asking.stop("SIGTERM")
+            self.asking.stop("SIGTERM")
             self._save()
         elif self.keeping.is_due and not self.stopped:
             self._save()
 
     def _save(self) -> None:
-        last = self._asking.last
-        if last is not None and not last.applied:
-            return  # a bundle of a bad moment is no candidate; the next step will do
-        began = time.monotonic()
-        try:
-            self.keeping.save(self.ticks, self.engine)
-        except StageError as error:
-            self.workload.failed_saves += 1
-            self.driver.carry_out(self.engine.guard_fault(f"a bundle was not saved: {error}"))
-        else:
-            self.workload.failed_saves = 0
-            self.workload.need_gib = self.keeping.need_gib
-            self.engine.candidate(self.ticks)
-            honour(self)  # people may acknowledge or rebaseline a run that goes on
+        took = self._saving.save()
         if self._last_time is not None:
-            self._last_time += time.monotonic() - began  # saving is no part of the next step's time
+            self._last_time += took  # saving is no part of the next step's time
 
     def _hear(self, record: Record) -> None:
         if record.event in ("good", "rebaselined"):
@@ -272,14 +258,9 @@ class GuardedTraining:
         self.stepper.gate = math.inf if band is None else _GATE * (band.location + 3 * band.scale)
 
     def _resume(self) -> str:
-        loaded = None if self._options.resume == "guard" else self.keeping.resume()
-        if loaded is not None:
-            self.draws.resume_at(loaded.position)
-            self.ticks = loaded.ticks
-            self.stepper.forget()
-        self._remembering.recall()
+        path = self._saving.resume(weights=self._options.resume != "guard")
         self._refresh_gate()
-        return "" if loaded is None else loaded.path
+        return path
 
     def report_gap(self, what: str) -> None:
         """Report, once, what cannot be watched or done here (law 2)."""

@@ -105,15 +105,47 @@ class Stepper:
         Raises:
             ConfigError: for a loss that is no scalar tensor, or has no graph.
         """
+        self.count(self.add(loss))
+        return self.finish_if_complete()
+
+    def add(self, loss: Tensor, share: float = 1.0) -> Tensor:
+        """Add the gradient of a piece of a micro-batch, weighted by its share; its loss, weighted too and detached.
+
+        Raises:
+            ConfigError: for a loss that is no scalar tensor, or has no graph.
+        """
         require_loss(loss)
-        scaled = loss / self.accumulate if self.accumulate > 1 else loss
+        weighted = loss if share == 1.0 else loss * share
+        scaled = weighted / self.accumulate if self.accumulate > 1 else weighted
         scaler = self.with_.scaler
         (scaled if scaler is None else scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
-        self._pending.append(loss.detach())
-        if len(self._pending) < self.accumulate:
+        return weighted.detach()
+
+    def count(self, loss: Tensor) -> None:
+        """A whole micro-batch was added; ``loss`` is its mean, detached."""
+        self._pending.append(loss)
+
+    @property
+    def num_pending(self) -> int:
+        """Micro-batches of the present step that were added so far."""
+        return len(self._pending)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the step has all of its micro-batches."""
+        return len(self._pending) >= self.accumulate
+
+    def finish_if_complete(self) -> Stepped | None:
+        """The optimiser's step, after the last micro-batch; ``None`` before."""
+        if not self.is_complete:
             return None
         losses, self._pending = self._pending, []
         return self.finish(losses, self._step)
+
+    def begin_anew(self) -> None:
+        """Drop what the present step has gathered: gradients, losses, what forward passes did to the buffers."""
+        self._let_go()
+        self._buffers.put_back()
 
     def close_over(self, loss: Callable[[], Tensor]) -> Stepped:
         """One step of an optimiser that evaluates the loss itself (LBFGS), on a copy that can be put back.

@@ -1,0 +1,49 @@
+"""When a guarded run saves, and from where it goes on: its bundles seen from the run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from premortem.core.errors import StageError
+from premortem.run.evidence import honour
+
+if TYPE_CHECKING:
+    from premortem.run.training import GuardedTraining
+
+
+class Saving:
+    """Saves the run that it belongs to, tells the kernel what came of it, and brings it back after a restart."""
+
+    def __init__(self, run: GuardedTraining) -> None:
+        self._run = run
+
+    def save(self) -> float:
+        """Save a bundle now, but none of a bad moment; a disk that fails is recorded. Returns the seconds it took."""
+        run = self._run
+        last = run.asking.last
+        if last is not None and not last.applied:
+            return 0.0  # a bundle of a bad moment is no candidate; the next step will do
+        began = time.monotonic()
+        try:
+            run.keeping.save(run.ticks, run.engine)
+        except StageError as error:
+            run.workload.failed_saves += 1
+            run.driver.carry_out(run.engine.guard_fault(f"a bundle was not saved: {error}"))
+        else:
+            run.workload.failed_saves = 0
+            run.workload.need_gib = run.keeping.need_gib
+            run.engine.candidate(run.ticks)
+            honour(run)  # people may acknowledge or rebaseline a run that goes on
+        return time.monotonic() - began
+
+    def resume(self, *, weights: bool) -> str:
+        """Go on from the newest bundle that verifies (``weights``) and with the guard's memory; the bundle's path."""
+        run = self._run
+        loaded = run.keeping.resume() if weights else None
+        if loaded is not None:
+            run.draws.resume_at(loaded.position)
+            run.ticks = loaded.ticks
+            run.stepper.forget()
+        run.remembering.recall()
+        return "" if loaded is None else loaded.path
