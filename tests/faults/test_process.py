@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from premortem.core.errors import ConfigError
 from premortem.faults.fault import RemovalFailed
-from premortem.faults.process import Killed
+from premortem.faults.process import Killed, Stopped
 
 SLEEP = "import time; time.sleep(60)"
 CATCHES = (
@@ -150,3 +151,38 @@ def test_strangers_are_refused() -> None:
     for pid in (os.getppid(), os.getpid(), 2**22 - 1):
         with pytest.raises(ConfigError, match="no running child"), Killed(pid):
             pass
+
+
+COUNTS = (
+    "import itertools, sys\nfor n in itertools.count():\n    print(n, flush=True)\n    __import__('time').sleep(0.01)\n"
+)
+
+
+def test_a_stopped_child_stands_still_and_then_goes_on(start) -> None:
+    child = start(COUNTS)
+    child.stdout.readline()
+    with Stopped(child) as fault:
+        assert psutil.Process(child.pid).status() == psutil.STATUS_STOPPED
+        assert fault.observed().holds
+        assert fault.gone().holds is False
+        assert child.poll() is None
+    assert fault.gone().holds
+    assert psutil.Process(child.pid).status() != psutil.STATUS_STOPPED
+    before = int(child.stdout.readline())
+    assert int(child.stdout.readline()) == before + 1
+
+
+def test_a_child_killed_while_it_is_stopped_is_gone(start) -> None:
+    child = start(SLEEP)
+    with Stopped(child.pid) as fault:
+        child.kill()
+        child.wait()
+    assert fault.observed().holds
+    assert fault.gone().holds
+
+
+def test_only_own_children_are_stopped() -> None:
+    for pid in (os.getppid(), os.getpid(), 2**22 - 1):
+        with pytest.raises(ConfigError, match="no running child"), Stopped(pid):
+            pass
+    assert Stopped(os.getppid()).gone().holds is None

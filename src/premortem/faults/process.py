@@ -1,4 +1,4 @@
-"""A child process that gets a real signal: killed by the kernel, or asked to end.
+"""A child process that gets a real signal: killed by the kernel, asked to end, or stopped where it stands.
 
 Covered: children of this process. Not covered: other people's processes (refused), process groups.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -43,21 +44,13 @@ class Killed(Disturbance):
         self._sent = False
 
     def _apply(self) -> None:
-        self._refuse_strangers()
+        own_child(self.pid, self.name)
         self._stop.clear()
         if self.after is None:
             self._send()
             return
         self._watcher = threading.Thread(target=self._watch, name=self.name, daemon=True)
         self._watcher.start()
-
-    def _refuse_strangers(self) -> None:
-        try:
-            parent = psutil.Process(self.pid).ppid()
-        except psutil.NoSuchProcess:
-            parent = -1
-        if parent != os.getpid():
-            raise ConfigError(f"{self.name}: process {self.pid} is no running child of this one; start it here")
 
     def _watch(self) -> None:
         after = cast(Callable[[], bool], self.after)
@@ -133,3 +126,68 @@ class Killed(Disturbance):
         except OSError:
             return False
         return any(mask >> (self.number - 1) & 1 for mask in masks)
+
+
+class Stopped(Disturbance):
+    """Stops a child where it stands (SIGSTOP) and lets it go on (SIGCONT) on removal: it hangs, and is not dead.
+
+    `child` as for :class:`Killed`. Observed by its state T in the kernel's table.
+    """
+
+    name = "stopped"
+
+    def __init__(self, child: subprocess.Popen[bytes] | subprocess.Popen[str] | int) -> None:
+        self.pid = child if isinstance(child, int) else child.pid
+        self._process: psutil.Process | None = None
+        self._seen = Evidence(None, f"{self.name}: never entered")
+
+    def _apply(self) -> None:
+        self._process = own_child(self.pid, self.name)
+        os.kill(self.pid, signal.SIGSTOP)
+        state = self._settles(lambda status: status == psutil.STATUS_STOPPED)
+        self._seen = Evidence(state == psutil.STATUS_STOPPED, f"process {self.pid} is {state} after SIGSTOP")
+
+    def _settles(self, there: Callable[[str], bool]) -> str:
+        """The state, once it is what was asked for, or after a bounded wait: a signal takes a moment to arrive."""
+        until = time.monotonic() + _JOIN_SECONDS
+        while True:
+            state = self._state()
+            if there(state) or time.monotonic() > until:
+                return state
+            time.sleep(_POLL_SECONDS)
+
+    def _state(self) -> str:
+        try:
+            # the object knows its own start: a reused pid is told apart
+            running = self._process is not None and self._process.is_running()
+            return str(cast(psutil.Process, self._process).status()) if running else "gone"
+        except psutil.NoSuchProcess:
+            return "gone"
+
+    def _undo(self) -> None:
+        if self._process is not None and self._state() == psutil.STATUS_STOPPED:
+            self._process.send_signal(signal.SIGCONT)
+            self._settles(lambda status: status != psutil.STATUS_STOPPED)
+
+    def observed(self) -> Evidence:
+        """Whether the kernel had it stopped."""
+        return self._seen
+
+    def gone(self) -> Evidence:
+        """Whether it goes on, or is gone altogether."""
+        if self._process is None:
+            return Evidence(None, f"{self.name}: never entered")
+        state = self._state()
+        return Evidence(state != psutil.STATUS_STOPPED, f"process {self.pid} is {state}")
+
+
+def own_child(pid: int, name: str) -> psutil.Process:
+    """The running child of this process with that pid. Raises ConfigError for any other."""
+    try:
+        child = psutil.Process(pid)
+        parent = child.ppid()
+    except psutil.NoSuchProcess:
+        parent = -1
+    if parent != os.getpid():
+        raise ConfigError(f"{name}: process {pid} is no running child of this one; start it here")
+    return child
