@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_ADAPTERS = ("transformers",)
+_ADAPTERS = ("lightning", "transformers")
 
 
 def __getattr__(name: str) -> ModuleType:

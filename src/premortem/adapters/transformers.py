@@ -16,19 +16,18 @@ Read against transformers 5.23 and accelerate 1.15.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import premortem
+from premortem.adapters.attached import Attached
 from premortem.core.errors import ConfigError
-from premortem.stages.train.guarded.stepper import Stepped
+from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped
 
 if TYPE_CHECKING:
     from premortem.run.training import GuardedTraining
@@ -55,17 +54,16 @@ class GuardCallback(TrainerCallback):
         self, register: str | Path = "default", *, entries: tuple[str, ...] = (), ledger: Any = None,
         checkpoints: str | Path | None = None, **options: object,
     ) -> None:  # fmt: skip
-        for name in ("max_norm", "accumulate"):
-            if name in options:
-                raise ConfigError(f"GuardCallback: found the option {name!r}; set it in the TrainingArguments instead")
-        self.guard = premortem.Guard(register, ledger=ledger, entries=entries)
-        self.run: GuardedTraining | None = None
-        self._folder = None if checkpoints is None else Path(checkpoints)
-        self._options = options
-        self._heard: list[Tensor] = []
+        self._attached = Attached(
+            "GuardCallback", "TrainingArguments",
+            register=register, entries=entries, ledger=ledger, checkpoints=checkpoints, options=options,
+        )  # fmt: skip
         self._max_norm = 0.0
-        self._stepped: Stepped | None = None
-        self._undo: list[Callable[[], object]] = []
+
+    @property
+    def run(self) -> GuardedTraining | None:
+        """The guarded run, while training lasts."""
+        return self._attached.run
 
     # --- what the Trainer calls --------------------------------------------------------------
 
@@ -73,29 +71,25 @@ class GuardCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:  # fmt: skip
         """Open the guarded run; the Trainer's own checkpoint, where it resumed from one, decides the step."""
-        self._close()
         _require_one_process(args)
         model, optimizer, scheduler = parts["model"], parts["optimizer"], parts["lr_scheduler"]
-        run = self.guard.training(
-            model, getattr(optimizer, "optimizer", optimizer),
-            state={} if scheduler is None else {"scheduler": scheduler},
-            checkpoints=self._folder or Path(str(args.output_dir)) / "premortem",
-            max_norm=args.max_grad_norm if args.max_grad_norm > 0 else float("inf"),
-            **cast("dict[str, Any]", {"resume": "guard" if state.global_step else False, **self._options}),
+        run = self._attached.open(
+            model, getattr(optimizer, "optimizer", optimizer), {} if scheduler is None else {"scheduler": scheduler},
+            beside=Path(str(args.output_dir)) / "premortem",
+            max_norm=args.max_grad_norm if args.max_grad_norm > 0 else float("inf"), resumed_at=state.global_step,
         )  # fmt: skip
-        self.run = run.__enter__()
         if state.global_step:
-            run.keeping.step = run.ticks = state.global_step
-            self._resume_detectors(run, _checkpoint_of(args, state))
+            path = _checkpoint_of(args, state) / DETECTORS
+            self._attached.resume_detectors(_read(path), str(path))
         self._report_gaps(run, args, scheduler)
-        self._listen(run, model)
+        self._listen(model)
         self._hold_back(run, optimizer)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:  # fmt: skip
         """Keep the Trainer from clipping before anyone could look at the gradient."""
-        self._heard.clear()
+        self._attached.take()
         if args.max_grad_norm > 0:
             self._max_norm, args.max_grad_norm = args.max_grad_norm, 0.0
 
@@ -109,12 +103,7 @@ class GuardCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:  # fmt: skip
         """Show the kernel the step; rungs are carried out here, after the scheduler's step."""
-        run, stepped = self.run, self._stepped
-        if run is None or stepped is None:
-            return
-        self._stepped = None
-        run.observe(stepped)
-        if run.stopped:
+        if self._attached.observe():
             control.should_training_stop = True
 
     def on_save(
@@ -130,72 +119,54 @@ class GuardCallback(TrainerCallback):
     ) -> None:  # fmt: skip
         """Close the run. After SIGTERM the process ends here, with exit code 143."""
         self._give_back(args)
-        self._close()
+        self._attached.close()
 
     # --- how it holds back -------------------------------------------------------------------
 
     def _hold_back(self, run: GuardedTraining, optimizer: Any) -> None:
-        original, own = optimizer.step, "step" in vars(optimizer)
-        scaler = getattr(optimizer, "scaler", None)
+        attached, scaler = self._attached, getattr(optimizer, "scaler", None)
         is_wrapped = hasattr(optimizer, "optimizer")
 
-        @functools.wraps(original)  # with the mark of torch's schedulers, which look whether somebody replaced it
-        def step(closure: None = None) -> None:
-            if is_wrapped and not optimizer.gradient_state.sync_gradients:
-                original(closure)
-                return
-            if not self._heard:
-                raise ConfigError(
-                    "GuardCallback: found no loss in the output of the model's forward pass, expected one; give the "
-                    "batch its labels, or call callback.hear(loss) in your own compute_loss"
-                )
-            losses, self._heard = self._heard, []
-            if scaler is not None and not _all_finite(run):
-                original(closure)  # the scaler's own trade: it calls no optimiser and lowers its scale
-                self._stepped = Stepped(
-                    sum(float(x) for x in losses) / len(losses), None, False, "the scaler overflowed"
-                )
-                return
-            if is_wrapped:
-                optimizer._is_overflow = False
-            self._stepped = run.stepper.finish(losses, original)
-            if is_wrapped and not self._stepped.applied:
-                optimizer._is_overflow = True  # what the Trainer asks before it steps its scheduler
+        def held(original: Callable[..., Any]) -> Callable[..., None]:
+            def step(closure: None = None) -> None:
+                if is_wrapped and not optimizer.gradient_state.sync_gradients:
+                    original(closure)
+                    return
+                losses = attached.take()
+                if not losses:
+                    raise ConfigError(
+                        "GuardCallback: found no loss in the output of the model's forward pass, expected one; give "
+                        "the batch its labels, or call callback.hear(loss) in your own compute_loss"
+                    )
+                if scaler is not None and not _all_finite(run):
+                    original(closure)  # the scaler's own trade: it calls no optimiser and lowers its scale
+                    attached.stepped = Stepped(sum(float(x) for x in losses) / len(losses), None, False, OVERFLOW)
+                    return
+                if is_wrapped:
+                    optimizer._is_overflow = False
+                attached.stepped = run.stepper.finish(losses, original)
+                if is_wrapped and not attached.stepped.applied:
+                    optimizer._is_overflow = True  # what the Trainer asks before it steps its scheduler
 
-        optimizer.step = step
-        self._undo.append(lambda: setattr(optimizer, "step", original) if own else delattr(optimizer, "step"))
+            return step
+
+        attached.replace_step(optimizer, held)
 
     def hear(self, loss: Tensor) -> None:
         """Tell the guard of a micro-batch's loss, where the model's own output does not carry it."""
-        self._heard.append(loss.detach())
+        self._attached.hear(loss)
 
-    def _listen(self, run: GuardedTraining, model: nn.Module) -> None:
+    def _listen(self, model: nn.Module) -> None:
         def hear(module: nn.Module, _: Any, given: Mapping[str, Any], output: Any) -> None:
             loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
             if module.training and isinstance(loss, Tensor) and loss.numel() == 1:
                 self.hear(loss)
 
-        self._undo.append(model.register_forward_hook(hear, with_kwargs=True).remove)
+        self._attached.at_end(model.register_forward_hook(hear, with_kwargs=True).remove)
 
     def _give_back(self, args: TrainingArguments) -> None:
         if self._max_norm:
             args.max_grad_norm, self._max_norm = self._max_norm, 0.0
-
-    def _close(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-        run, self.run = self.run, None
-        self._heard.clear()
-        if run is not None:
-            run.__exit__(None, None, None)
-
-    def _resume_detectors(self, run: GuardedTraining, folder: Path) -> None:
-        try:
-            saved = json.loads((folder / DETECTORS).read_text())
-        except (OSError, ValueError):
-            run.report_gap(f"{folder / DETECTORS} cannot be read: the detectors begin anew")
-        else:
-            run.engine.observer.load(cast("dict[str, object]", saved))
 
     def _report_gaps(self, run: GuardedTraining, args: TrainingArguments, scheduler: object) -> None:
         run.report_gap("the Trainer draws the batches: those skipped now may come again after a resume")
@@ -208,6 +179,13 @@ class GuardCallback(TrainerCallback):
 def _all_finite(run: GuardedTraining) -> bool:
     gradients = (p.grad for p in run.stepper.model.parameters() if p.grad is not None)
     return all(bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
