@@ -142,10 +142,14 @@ class Stepper:
         losses, self._pending = self._pending, []
         return self.finish(losses, self._step)
 
-    def begin_anew(self) -> None:
-        """Drop what the present step has gathered: gradients, losses, what forward passes did to the buffers."""
-        self._let_go()
+    def put_back_buffers(self) -> None:
+        """Undo what the present step's forward passes did to the buffers."""
         self._buffers.put_back()
+
+    def renewed(self) -> None:
+        """The model has new memory: what was remembered of its buffers lay in the old one."""
+        self.let_go()
+        self._buffers = Buffers(self.model)
 
     def close_over(self, loss: Callable[[], Tensor]) -> Stepped:
         """One step of an optimiser that evaluates the loss itself (LBFGS), on a copy that can be put back.
@@ -175,7 +179,7 @@ class Stepper:
             sound = all_finite(self._parameters)
         except _NotFinite:
             sound = False
-        self._let_go()
+        self.let_go()
         if sound:
             self._after()
             return Stepped(seen[0], norms[0], True)
@@ -220,7 +224,7 @@ class Stepper:
         if math.isfinite(self.max_norm.value):
             clip(grads, norm, self.max_norm.value)
         self._with_learning_rate(step)
-        self._let_go()  # the model's gradients too that the optimiser does not hold: they would add up
+        self.let_go()  # the model's gradients too that the optimiser does not hold: they would add up
         self._after()
         return Stepped(loss, size, True)
 
@@ -238,21 +242,22 @@ class Stepper:
         if scaler is not None:
             # unscale_ noted the overflow, so the scale goes down; scaler.step might call a fused optimiser
             scaler.update()
-        self._let_go()
+        self.let_go()
         self.used_lr_factor = None
         if overflow:
             return Stepped(loss, None, False, OVERFLOW)  # the scaler's own trade, as in a run without a guard
         self._buffers.put_back()
         return Stepped(loss, size, False, why)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Drop what the present step has gathered: gradients and losses."""
         self._pending.clear()
         for parameter in self._parameters:
             parameter.grad = None
 
     def forget(self) -> None:
         """Weights were put back from a bundle: gradients and remembered buffers are another model's."""
-        self._let_go()
+        self.let_go()
         self._buffers.remember()
 
     def _filter(self, gradient_filter: GradientFilter) -> None:

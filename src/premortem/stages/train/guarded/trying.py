@@ -45,6 +45,8 @@ class Trying:
         """Who answers which kind of failure; each risk's mechanism brings its own."""
         self.take: Callable[[MicroBatch], Tensor] = self.take_whole
         """Forward and backward of one micro-batch; returns its mean loss, detached."""
+        self.torn: Callable[[Failure], Stepped | None] | None = None
+        """Asked when the optimiser's own step failed; ``None``: no answer, the exception goes on."""
 
     def first_form(self, loss: Tensor) -> Stepped | None:
         """A loss that is there already: its forward pass cannot be repeated, so nothing is tried again.
@@ -69,12 +71,28 @@ class Trying:
         self._begin(MicroBatch(loss_fn, batch, RandomMoment()))
         answer = self._gather(again=False)
         while answer is not None:
-            stepper.begin_anew()
+            stepper.let_go()
             answer()
+            stepper.put_back_buffers()  # after the answer: on a lost device there is nothing to put back into
             answer = self._gather(again=True)
         if stepper.is_complete:
             self._step.clear()  # batches are let go before the optimiser allocates
-        return stepper.finish_if_complete()
+        return self._finish()
+
+    def _finish(self) -> Stepped | None:
+        """The optimiser's step; one torn in the middle by a failure cannot be taken again: its weights are unsound."""
+        try:
+            return self._stepper.finish_if_complete()
+        except Exception as error:
+            failure = classify(error)
+            if failure is None or self.torn is None:
+                raise
+            traceback.clear_frames(error.__traceback__)
+            self._stepper.let_go()
+            stepped = self.torn(failure)
+            if stepped is None:
+                raise
+            return stepped
 
     def _begin(self, micro: MicroBatch | None) -> None:
         if not self._stepper.num_pending:
