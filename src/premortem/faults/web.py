@@ -91,8 +91,8 @@ class FileServer:
         self._lock = threading.Lock()
         self._server: _Server | None = None
 
-    def answer(self, path: str) -> Answer | None:
-        """The file at `path` below the folder; None where there is none."""
+    def answer(self, path: str, body: bytes = b"") -> Answer | None:
+        """The file at `path` below the folder; None where there is none. `body` is what was posted."""
         file = (self.folder / path.lstrip("/")).resolve()
         if not file.is_relative_to(self.folder.resolve()) or not file.is_file():
             return None
@@ -195,17 +195,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._give(with_body=True)
 
+    def do_POST(self) -> None:
+        self._give(with_body=True, posted=self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
     def do_HEAD(self) -> None:
         self._give(with_body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
         """Nothing on the console."""
 
-    def _give(self, *, with_body: bool) -> None:
+    def _give(self, *, with_body: bool, posted: bytes = b"") -> None:
         files = self.server.files
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         trouble = files.trouble_for(path, counts=_PROBE not in self.headers)
-        answer = files.answer(path)
+        answer = files.answer(path, posted)
         if trouble is not None and trouble.status != 200:
             later = {"Retry-After": trouble.retry_after} if trouble.retry_after else {}
             answer = Answer(b"", trouble.status, headers=later)
