@@ -34,6 +34,7 @@ FACTORIES: dict[str, Callable[[], Detector]] = {
     "Budget": lambda: shelf.Budget(limit=10.0),
     "ChangePoint": shelf.ChangePoint,
     "Collapse": shelf.Collapse,
+    "Exhaustion": lambda: shelf.Exhaustion(limit=10.0),
     "Frozen": shelf.Frozen,
     "Heartbeat": shelf.Heartbeat,
     "LowVariance": shelf.LowVariance,

@@ -9,6 +9,7 @@ from premortem.parts.detectors.baseline_curve import curve_of as curve_of
 from premortem.parts.detectors.budget import Budget as Budget
 from premortem.parts.detectors.change_point import ChangePoint as ChangePoint
 from premortem.parts.detectors.collapse import Collapse as Collapse
+from premortem.parts.detectors.exhaustion import Exhaustion as Exhaustion
 from premortem.parts.detectors.frozen import Frozen as Frozen
 from premortem.parts.detectors.heartbeat import Heartbeat as Heartbeat
 from premortem.parts.detectors.low_variance import LowVariance as LowVariance

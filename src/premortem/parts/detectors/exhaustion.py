@@ -1,0 +1,66 @@
+"""A steady growth that will reach a limit soon: memory, disk, a queue."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import final
+
+from premortem.core.detector import Level, State
+from premortem.parts.detectors.levels import GREEN, LARGEST, RED
+from premortem.parts.detectors.snapshot import put_back, require, take
+
+_FIELDS = ("count", "total", "first", "second", "third", "level")
+_CALM = 1.5
+
+
+@final
+class Exhaustion:
+    """RED when growth at its present pace reaches ``limit`` within ``horizon`` values.
+
+    The pace is the least of the three steps between four blocks of ``block`` means: a single jump (a first batch, a
+    pool that was filled) moves two of them at most and is no trend. Left when one and a half horizons ahead lies below
+    the limit. It measures, and learns no normal. Not covered: growth in rare leaps, faster than four blocks.
+    Conclusive from the fourth block on, assessed at the end of each; NaN and Inf are inconclusive and do not enter.
+    """
+
+    __slots__ = (*_FIELDS, "_block", "_horizon", "_limit", "params")
+
+    def __init__(self, *, limit: float = 1.0, horizon: float = 30, block: float = 4) -> None:
+        """``limit`` in the signal's unit; ``horizon`` and ``block`` in values."""
+        self.params = {"limit": limit, "horizon": horizon, "block": block}
+        require(isfinite(limit), "Exhaustion.limit", limit, "a finite limit")
+        require(horizon > 0, "Exhaustion.horizon", horizon, "more than 0 values")
+        require(block >= 1, "Exhaustion.block", block, "at least 1 value")
+        self._limit, self._horizon, self._block = float(limit), float(horizon), int(block)
+        self.count = self.total = self.first = self.second = self.third = 0.0
+        self.level = 0.0
+
+    def observe(self, value: float) -> Level | None:
+        """Take one value; ``None`` until four blocks are full, and for NaN or infinite values."""
+        if not -LARGEST < value < LARGEST:
+            return None
+        self.total += value
+        self.count += 1.0
+        if self.count % self._block == 0.0:
+            self._end_block(value)
+        if self.count < 4 * self._block:
+            return None
+        return RED if self.level else GREEN
+
+    def state(self) -> State:
+        """The last three block means, the present block, and the level."""
+        return take(self, _FIELDS)
+
+    def load(self, state: State) -> None:
+        """Resume; raises ``KeyError`` when a number is missing."""
+        put_back(self, _FIELDS, state)
+
+    def _end_block(self, value: float) -> None:
+        mean = self.total / self._block
+        if self.count >= 4 * self._block:
+            steps = (self.second - self.first, self.third - self.second, mean - self.third)
+            pace = max(0.0, min(steps)) / self._block
+            ahead = self._horizon * (_CALM if self.level else 1.0)
+            self.level = float(pace > 0.0 and value + pace * ahead >= self._limit)
+            self.count = 4.0 * self._block  # it would grow for ever; only what follows matters
+        self.first, self.second, self.third, self.total = self.second, self.third, mean, 0.0
