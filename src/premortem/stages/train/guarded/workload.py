@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -20,18 +21,34 @@ _DISK_EVERY = 16
 _SAMPLED = 64
 
 
+class Instrument(Protocol):
+    """Measures something of its own at each tick: the seam for what not every run has."""
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """What it measures, in the order of its values."""
+        ...
+
+    def values(self) -> list[float | None]:
+        """The present values, one for each signal; called at every tick, also while a step stands still."""
+        ...
+
+
 class TrainingWorkload:
-    """Offers signals and controls of one run; ``extra`` signals are the user's own."""
+    """Offers signals and controls of one run; ``extra`` signals are the user's own, after those of the instruments."""
 
     kind = "training"
 
     def __init__(
-        self, stepper: Stepper, folder: Path | None, requests: Mapping[str, Control], extra: tuple[Signal, ...] = ()
+        self, stepper: Stepper, folder: Path | None, requests: Mapping[str, Control], extra: tuple[Signal, ...] = (),
+        instruments: tuple[Instrument, ...] = (),
     ) -> None:  # fmt: skip
         self._stepper = stepper
         self._folder = folder
-        self.signals: tuple[Signal, ...] = SIGNALS + extra
-        self._extra = {signal.name: len(SIGNALS) + i for i, signal in enumerate(extra)}
+        self._instruments = instruments
+        own = SIGNALS + tuple(signal for instrument in instruments for signal in instrument.signals)
+        self.signals: tuple[Signal, ...] = own + extra
+        self._extra = {signal.name: len(own) + i for i, signal in enumerate(extra)}
         self._notes: dict[int, float] = {}
         self.need_gib = 0.0
         self.failed_saves = 0
@@ -77,13 +94,22 @@ class TrainingWorkload:
             float(self.failed_saves),
             stepper.softening.value if has_filter else None,
         ]
-        row.extend(self._notes.get(slot) for slot in self._extra.values())
+        return row + self._rest()
+
+    def standstill_row(self) -> list[float | None]:
+        """An observation while a step stands still: nothing is known but what the instruments measure."""
+        return [None] * len(SIGNALS) + self._rest()
+
+    def _rest(self) -> list[float | None]:
+        values = [value for instrument in self._instruments for value in instrument.values()]
+        values.extend(self._notes.get(slot) for slot in self._extra.values())
         self._notes.clear()
-        return row
+        return values
 
     def forget_sample(self) -> None:
-        """Weights were put back: the next change is not a step's."""
+        """Weights were put back, into new memory perhaps: the next change is not a step's."""
         self._before = None
+        self._sample = self._probes()
 
     def _nonfinite_weights(self, stepped: Stepped) -> float:
         """Scanned only after a bad step: a finite gradient on finite weights keeps them finite or shows next."""
