@@ -1,0 +1,1 @@
+"""Other people's processes: started, watched and ended in good order. It knows nothing of risks."""
