@@ -41,6 +41,7 @@ class Options:
         intermediates: patterns, within the folder, of files that may be deleted when space runs out.
         resume: go on from the newest bundle that verifies, where there is one; ``"guard"`` resumes the guard's
             memory alone, for a loop that brings back its own weights.
+        device_poll_s: seconds between two looks at a device that does not answer.
     """
 
     max_norm: float = math.inf
@@ -51,11 +52,15 @@ class Options:
     prune_by_hand: bool = False
     intermediates: tuple[str, ...] = ()
     resume: bool | Literal["guard"] = True
+    device_poll_s: float = 60.0
 
     def __post_init__(self) -> None:
         _require_type("max_norm", self.max_norm, (int, float), "a positive number")
         if not self.max_norm > 0:
             raise ConfigError(f"option max_norm: found {self.max_norm}, expected a positive number; leave it out")
+        _require_type("device_poll_s", self.device_poll_s, (int, float), "seconds")
+        if not 0 <= self.device_poll_s < math.inf:
+            raise ConfigError(f"option device_poll_s: found {self.device_poll_s}, expected seconds, 0 or more")
         for name, least in (("accumulate", 1), ("save_every", 0), ("probation", 1), ("keep", 1)):
             value = getattr(self, name)
             _require_type(name, value, (int,), "a whole number")

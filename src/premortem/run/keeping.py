@@ -131,7 +131,7 @@ class Keeping:
 
         def load_good() -> dict[str, object]:
             good = self._good()
-            parts = self._load(good.path)
+            parts = self.load(good.path)
             self.shelf.abandon(good.step, "restored to the last good bundle")
             on_restored()
             return parts
@@ -190,9 +190,20 @@ class Keeping:
                     "move them away to begin anew, or give another folder"
                 )
             return None
-        parts = self._load(search.bundle.path)
+        parts = self.load(search.bundle.path)
         put_back_random_streams(parts["random"])
         return Loaded(str(search.bundle.path), parts["position"], parts["counters"]["ticks"])
+
+    def newest(self) -> Path:
+        """The newest bundle that verifies.
+
+        Raises:
+            StageError: where there is none.
+        """
+        found = self.shelf.find_loadable()
+        if found.bundle is None:
+            raise StageError(f"{self._folder}: found no bundle that verifies, expected one to go on from")
+        return found.bundle.path
 
     def _good(self) -> Bundle:
         good = self.shelf.last_good()
@@ -200,7 +211,7 @@ class Keeping:
             raise StageError("no bundle has earned its good mark yet: there is nothing healthy to restore")
         return good
 
-    def _load(self, path: Path) -> dict[str, Any]:
+    def load(self, path: Path) -> dict[str, Any]:
         """Verify everything first, then put everything back."""
         parts: dict[str, Any] = load_bundle(path)
         self._parts.put_back(parts)

@@ -24,6 +24,8 @@ from premortem.parts.curve import write_curve
 from premortem.run.asking import Asking
 from premortem.run.bind import bind
 from premortem.run.calls import Calls
+from premortem.run.capping import Capping
+from premortem.run.device_loss import LOST, DeviceLoss, GivenUp
 from premortem.run.driver import Driver
 from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
@@ -41,8 +43,6 @@ from premortem.stages.train.guarded.workload import TrainingWorkload
 if TYPE_CHECKING:
     from premortem.run.guard import Guard, Options
 
-_GATE = 25.0
-"""A gradient norm of so many times the healthy one never reaches the weights."""
 _PATIENCE_S = 300.0
 """A restore of a large model takes its time; given up earlier, it would go on changing weights beside the loop."""
 
@@ -71,11 +71,15 @@ class GuardedTraining:
         self._reported: set[str] = set()
         self._termination = Termination()
         self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips())
+        self.device_loss = DeviceLoss(self, subject, options.device_poll_s)
         controls = self.asking.controls(
             self.keeping, lambda: self.workload.forget_sample(),
             has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
-        self.workload = TrainingWorkload(self.stepper, subject.folder, controls, subject.signals)
+        controls |= self.device_loss.controls(has_folder=subject.folder is not None)
+        self.workload = TrainingWorkload(
+            self.stepper, subject.folder, controls, subject.signals, instruments=(self.device_loss.state,)
+        )
         subject.equip(self.workload)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         require_fit(subject.model, subject.optimizer)
@@ -87,11 +91,13 @@ class GuardedTraining:
             self.engine, self.workload, self.ledger,
             run=subject.name, patience_s=_PATIENCE_S, mark_good=self.keeping.mark_good,
         )  # fmt: skip
-        self.driver.listen(self._hear)
+        self._capping = Capping(self.engine, self.stepper)
+        self.driver.listen(self._capping.hear)
         self.driver.listen(Calls(guard.file, self.driver.note).hear)
         self.driver.listen(tell)
         self.remembering = Remembering(self.driver, self.draws)
         self._saving = Saving(self)
+        self.device_loss.listen()
 
     def __enter__(self) -> Self:
         try:
@@ -191,10 +197,13 @@ class GuardedTraining:
         if self._termination.is_asked and self.stopped:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         self.draws.used()
-        if callable(loss) and not isinstance(loss, Tensor):
-            stepped = self.trying.second_form(loss, batch)
-        else:
-            stepped = self.trying.first_form(loss)
+        try:
+            if callable(loss) and not isinstance(loss, Tensor):
+                stepped = self.trying.second_form(loss, batch)
+            else:
+                stepped = self.trying.first_form(loss)
+        except GivenUp:
+            return Stepped(math.nan, None, False, LOST)
         if stepped is not None:
             self.observe(stepped)
         return stepped
@@ -243,23 +252,27 @@ class GuardedTraining:
         elif self.keeping.is_due and not self.stopped:
             self._save()
 
+    def observe_standstill(self) -> None:
+        """Tell the kernel that time goes by while a step stands still, and carry out what follows."""
+        self.ticks += 1
+        self._last_time = None
+        self.driver.tick(self.workload.standstill_row(), self.ticks)
+        if self.is_asked_to_end and not self.stopped:
+            self.asking.stop("SIGTERM")
+
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Whether the process was asked to end, by SIGTERM."""
+        return self._termination.is_asked
+
     def _save(self) -> None:
         took = self._saving.save()
         if self._last_time is not None:
             self._last_time += took  # saving is no part of the next step's time
 
-    def _hear(self, record: Record) -> None:
-        if record.event in ("good", "rebaselined"):
-            self._refresh_gate()
-
-    def _refresh_gate(self) -> None:
-        """The cap on single gradients follows the healthy baseline; a new normal has none yet."""
-        band = self.engine.baseline.bands.get("grad_norm")
-        self.stepper.gate = math.inf if band is None else _GATE * (band.location + 3 * band.scale)
-
     def _resume(self) -> str:
         path = self._saving.resume(weights=self._options.resume != "guard")
-        self._refresh_gate()
+        self._capping.refresh()
         return path
 
     def report_gap(self, what: str) -> None:
