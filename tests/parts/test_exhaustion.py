@@ -31,7 +31,7 @@ def test_a_steady_growth_is_red_about_one_horizon_before_the_limit(start: float,
 
 
 @settings(max_examples=50, deadline=None)
-@given(before=st.floats(0.1, 0.5), after=st.floats(0.1, 0.95), at=st.integers(0, 60), over=st.integers(1, 4))
+@given(before=st.floats(0.1, 0.5), after=st.floats(0.1, 0.95), at=st.integers(0, 60), over=st.integers(1, 2))
 def test_one_jump_is_no_trend(before: float, after: float, at: int, over: int) -> None:
     ramp = [before + (after - before) * (i + 1) / over for i in range(over)]
     assert Level.RED not in levels([before] * at + ramp + [after] * 60, horizon=30)
@@ -47,6 +47,15 @@ def test_it_clears_when_the_growth_has_ended() -> None:
     found = levels(values, horizon=30)
     assert Level.RED in found
     assert found[-1] is Level.GREEN
+
+
+def test_what_was_freed_ends_the_trend_at_once() -> None:
+    detector = Exhaustion(horizon=30)
+    for i in range(50):
+        last = detector.observe(0.4 + 0.01 * i)
+    assert last is Level.RED
+    assert detector.observe(0.5) is Level.GREEN
+    assert {detector.observe(0.5 + 0.01 * i) for i in range(12)} == {Level.GREEN}
 
 
 def test_a_horizon_of_nothing_is_refused() -> None:

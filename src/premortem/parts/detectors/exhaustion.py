@@ -17,9 +17,10 @@ _CALM = 1.5
 class Exhaustion:
     """RED when growth at its present pace reaches ``limit`` within ``horizon`` values.
 
-    The pace is the least of the three steps between four blocks of ``block`` means: a single jump (a first batch, a
-    pool that was filled) moves two of them at most and is no trend. Left when one and a half horizons ahead lies below
-    the limit. It measures, and learns no normal. Not covered: growth in rare leaps, faster than four blocks.
+    The pace is the least of the three steps between four blocks of ``block`` means: a jump within two values (a first
+    batch, a pool that was filled) moves two of them at most and is no trend. Left when one and a half horizons ahead
+    lies below the limit, and at once by a value below all four blocks. It measures, and learns no normal. Not covered:
+    growth in rare leaps, faster than four blocks.
     Conclusive from the fourth block on, assessed at the end of each; NaN and Inf are inconclusive and do not enter.
     """
 
@@ -39,6 +40,10 @@ class Exhaustion:
         """Take one value; ``None`` until four blocks are full, and for NaN or infinite values."""
         if not -LARGEST < value < LARGEST:
             return None
+        if self.level and value < self.first:
+            self.first = self.second = self.third = value
+            self.count, self.total, self.level = 4.0 * self._block, 0.0, 0.0
+            return GREEN
         self.total += value
         self.count += 1.0
         if self.count % self._block == 0.0:
