@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from premortem.app.cli import check, drill, evidence, explain, gate, new, register, run
+from premortem.app.cli import check, drill, evidence, explain, gate, new, register, replay, run
 from premortem.app.cli.exits import guarded_exit
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("drill")(drill.drill)
+app.command("replay")(replay.replay)
 app.command("check")(check.check)
 app.command("gate")(gate.gate)
 app.add_typer(register.app, name="register")

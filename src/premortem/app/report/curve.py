@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from premortem.app.report.gather import Curve
@@ -17,7 +18,7 @@ from premortem.app.report.gather import Curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"guarded": "#2f81f7", "unguarded": "#d1492e"}
+COLOURS = {"guarded": "#2f81f7", "unguarded": "#d1492e", "recorded": "#2f81f7"}
 _INK = "#7f7f01"
 """A stand-in for the page's colour: matplotlib wants one, and it is replaced in its SVG."""
 _WIDTH, _HEIGHT = 860, 360
@@ -42,6 +43,7 @@ class Drawing:
     unit: str
     arms: Mapping[str, Curve]
     marks: Sequence[Mark] = ()
+    across: str = "optimiser steps tried"
 
 
 def svg_of(drawing: Drawing) -> str:
@@ -65,21 +67,25 @@ def _by_matplotlib(drawing: Drawing) -> str:
     with mpl.rc_context(style):  # type: ignore[arg-type]
         figure = Figure(figsize=(_WIDTH / 90, _HEIGHT / 90), dpi=90, layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.set_yscale("log")
-        for name, curve in sorted(drawing.arms.items(), reverse=True):
-            axes.plot(curve.ticks, _drawable(curve.values), color=COLOURS[name], linewidth=1.6, label=name)
-        _mark_by_matplotlib(axes, drawing)
-        axes.set_title(drawing.title, loc="left", fontsize=12, fontweight="bold")
-        axes.set_xlabel("optimiser steps tried")
-        axes.set_ylabel(drawing.unit)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.18, color=_INK, linewidth=0.6)
-        axes.margins(x=0.01)
-        axes.legend(frameon=False, loc="lower left")
+        draw(figure.add_subplot(), drawing, _INK)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(out.getvalue(), drawing)
+
+
+def draw(axes: Axes, drawing: Drawing, ink: str) -> None:
+    """Draw on any axes of matplotlib's."""
+    axes.set_yscale("log")
+    for name, curve in sorted(drawing.arms.items(), reverse=True):
+        axes.plot(curve.ticks, _drawable(curve.values), color=COLOURS[name], linewidth=1.6, label=name)
+    _mark_by_matplotlib(axes, drawing)
+    axes.set_title(drawing.title.replace("$", r"\$"), loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(drawing.across)
+    axes.set_ylabel(drawing.unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.18, color=ink, linewidth=0.6)
+    axes.margins(x=0.01)
+    axes.legend(frameon=False, loc="lower left")
 
 
 def _mark_by_matplotlib(axes: Axes, drawing: Drawing) -> None:
@@ -105,7 +111,7 @@ def _inline(text: str, drawing: Drawing) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{drawing.title}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(drawing.title)}"', 1)
 
 
 def _drawable(values: Sequence[float]) -> list[float]:
@@ -140,10 +146,10 @@ def _by_hand(drawing: Drawing) -> str:
     strip = _STRIP * (high - low) / (1 - _STRIP) if any(mark.word for mark in drawing.marks) else 0.0
     scale = _Scale(max(last, 1), low - 0.05, high + strip)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{drawing.title}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(drawing.title)}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12" fill="currentColor">',
-        f'<text x="{_LEFT}" y="18" font-weight="bold">{drawing.title}</text>',
-        *_axes(scale),
+        f'<text x="{_LEFT}" y="18" font-weight="bold">{escape(drawing.title)}</text>',
+        *_axes(scale, drawing.across),
     ]
     for level, mark in enumerate(drawing.marks):
         x, y = scale.x(mark.tick), _TOP + 12 + 15 * (level % _LINES)
@@ -158,7 +164,7 @@ def _by_hand(drawing: Drawing) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _axes(scale: _Scale) -> list[str]:
+def _axes(scale: _Scale, across: str) -> list[str]:
     parts = []
     for power in range(math.ceil(scale.low), math.floor(scale.high) + 1):
         y = scale.y(10.0**power)
@@ -167,7 +173,7 @@ def _axes(scale: _Scale) -> list[str]:
     for share in range(5):
         tick = round(scale.last * share / 4)
         parts.append(f'<text x="{scale.x(tick):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{tick}</text>')
-    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 5}" text-anchor="middle">optimiser steps tried</text>')
+    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 5}" text-anchor="middle">{across}</text>')
     return parts
 
 

@@ -17,7 +17,7 @@ from premortem.core.errors import ConfigError
 from premortem.ledger.ledger import Ledger
 
 DEFAULT = Path("docs/img/rescued.svg")
-_INK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+INK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
 
 
 def write_picture(found: Gathered, path: Path) -> Path:
@@ -32,7 +32,7 @@ def write_picture(found: Gathered, path: Path) -> Path:
     svg = svg_of(drawing)
     end_of_tag = svg.index(">") + 1
     head = '<?xml version="1.0" encoding="utf-8"?>\n'
-    return write_whole(path, f"{head}{svg[:end_of_tag]}{_INK}{svg[end_of_tag:]}\n", "picture")
+    return write_whole(path, f"{head}{svg[:end_of_tag]}{INK}{svg[end_of_tag:]}\n", "picture")
 
 
 def make_picture(path: Path) -> Path:

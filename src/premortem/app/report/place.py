@@ -10,6 +10,11 @@ from premortem.core.errors import ConfigError
 
 
 def write_whole(path: Path, text: str, what: str) -> Path:
+    """Text, as UTF-8; see :func:`write_bytes`."""
+    return write_bytes(path, text.encode("utf-8"), what)
+
+
+def write_bytes(path: Path, content: bytes, what: str) -> Path:
     """Write beside it, then rename: a full disk leaves the old file as it was.
 
     Raises:
@@ -18,8 +23,8 @@ def write_whole(path: Path, text: str, what: str) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with beside.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
