@@ -12,7 +12,7 @@ import pytest
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.faults.fault import NotPermitted
-from premortem.faults.group import MemoryGroup, clean_groups
+from premortem.faults.group import MemoryGroup, clean_groups, group_refusal
 from premortem.faults.memory import AddressSpaceLimit, DeviceFraction, Leak, MemoryLimit
 from premortem.machine import memory
 from premortem.machine.cgroup import cgroup_of
@@ -29,19 +29,11 @@ LIMITED = (
 )
 
 
-def may_group() -> bool:
-    try:
-        with MemoryGroup():
-            return True
-    except NotPermitted:
-        return False
-
-
 @pytest.fixture
 def group():
     """A group, or the proof that the refusal is one clear line; the test then ends."""
     made = MemoryGroup()
-    if not may_group():
+    if group_refusal():
         with pytest.raises(NotPermitted, match="memory group"):
             made.__enter__()
         yield None

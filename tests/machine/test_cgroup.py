@@ -9,20 +9,12 @@ from pathlib import Path
 import pytest
 
 from premortem.faults.fault import NotPermitted
-from premortem.faults.group import MemoryGroup
+from premortem.faults.group import MemoryGroup, group_refusal
 from premortem.machine.cgroup import Cgroup, cgroup_of
 from premortem.machine.memory import room
 from premortem.machine.reader import MemoryReader
 
 MIB = 1 << 20
-
-
-def may_group() -> bool:
-    try:
-        with MemoryGroup():
-            return True
-    except NotPermitted:
-        return False
 
 
 def machine(tmp_path: Path, version: int, path: str, root: str = "/") -> tuple[Path, Path]:
@@ -114,7 +106,7 @@ def test_nothing_there_is_unknown(tmp_path: Path) -> None:
 
 def test_a_move_and_a_new_limit_are_noticed_by_a_running_reader() -> None:
     group = MemoryGroup()
-    if not may_group():
+    if group_refusal():
         with pytest.raises(NotPermitted, match="memory group"):
             group.__enter__()
         return

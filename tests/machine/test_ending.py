@@ -12,18 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from premortem.faults.fault import NotPermitted
-from premortem.faults.group import MemoryGroup
+from premortem.faults.group import MemoryGroup, group_refusal
 from premortem.machine.ending import Cause, Witnesses, ending, from_wait_status, kernel_kills, signature
 
 TAKES = "import sys; sys.stdin.readline(); x = bytearray(b'x') * (128 << 20)"
-
-
-def may_group() -> bool:
-    try:
-        with MemoryGroup():
-            return True
-    except NotPermitted:
-        return False
 
 
 def run(code: str, shell: bool = False) -> tuple[int, list[str]]:
@@ -34,7 +26,7 @@ def run(code: str, shell: bool = False) -> tuple[int, list[str]]:
 
 def test_a_kill_for_memory_is_known_by_the_group_and_by_the_kernels_log() -> None:
     group = MemoryGroup(32 << 20)
-    if not may_group():
+    if group_refusal():
         with pytest.raises(NotPermitted, match="memory group"):
             group.__enter__()
         assert ending(-9).cause is Cause.KILLED_UNKNOWN, "without a witness it stays open"

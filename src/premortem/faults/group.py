@@ -36,6 +36,15 @@ def clean_groups() -> list[Path]:
     return orphans
 
 
+def group_refusal() -> str:
+    """Why no group can be made here, in one line; empty where one can."""
+    try:
+        with MemoryGroup():
+            return ""
+    except NotPermitted as error:
+        return str(error)
+
+
 class MemoryGroup(Disturbance):
     """A group that this process owns; `limit_bytes` may be set now or later, and others may join by pid.
 

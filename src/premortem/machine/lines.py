@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from premortem.machine.rules import RULES, Trouble, Rule
+from premortem.machine.rules import RULES, Rule, Trouble
 
 _LONGEST = 1024
 """Characters of a line that are looked at: what is longer is a dump of data."""
@@ -64,4 +64,4 @@ def kinds() -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.kind for rule in RULES))
 
 
-__all__ = ["Trouble", "Rule", "classify", "kinds", "last_trouble", "xid"]
+__all__ = ["Rule", "Trouble", "classify", "kinds", "last_trouble", "xid"]

@@ -57,6 +57,8 @@ class TrainingCase:
         plain_saves: the unguarded run saves as anyone would, ``torch.save`` to a new file, every so many steps.
         offers: of the run that ``build`` made.
         learns_curve: a healthy run of another seed is recorded first, as the baseline curve of slow convergence.
+        confined: each arm runs in a process of its own, in a memory group that the drill owns, so that what kills it
+            kills nothing else; ``build``, ``fault``, ``place`` and ``offers`` must then be functions of a module.
     """
 
     name: str
@@ -71,6 +73,7 @@ class TrainingCase:
     plain_saves: int = 0
     offers: Callable[[Trainable], Offers] = no_offers
     learns_curve: bool = False
+    confined: bool = False
     entries: tuple[str, ...] = ()
     """Only for these entries; for all that name the risk when empty."""
 
@@ -82,6 +85,7 @@ class WatchedCase:
     Attributes:
         build: the seeded workload, its tick and its outcome.
         num_ticks: how long each arm runs.
+        confined: as for :class:`TrainingCase`.
     """
 
     name: str
@@ -91,17 +95,30 @@ class WatchedCase:
     lasts: float
     num_ticks: int
     bounds: Bounds
+    confined: bool = False
     entries: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
 class Ticking:
-    """A workload that can be advanced by hand."""
+    """A workload that can be advanced by hand.
+
+    Attributes:
+        workload: what is watched.
+        advance: one tick; returns its observation row.
+        outcome: what the owner got, asked once after the last tick.
+        subject: for the fault's factory.
+        digest: of what must be the same with the guard and without, where rows hold measured times or memory;
+            the rows themselves where it is ``None``.
+        close: what is to be done when the arm is over, however it ended.
+    """
 
     workload: Workload
     advance: Callable[[int], list[float | None]]
     outcome: Callable[[], float]
     subject: object = None
+    digest: Callable[[], str] | None = None
+    close: Callable[[], None] | None = None
 
 
 Case = TrainingCase | WatchedCase

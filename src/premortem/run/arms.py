@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from premortem.core.drill import Arm, Seed
 from premortem.faults.batches import DisturbedBatches
 from premortem.faults.fault import Fault, NotPermitted
 from premortem.risks.case import Case, Offers, TrainingCase, WatchedCase
+from premortem.run.confined import confined
 from premortem.run.guard import Guard, Options
 from premortem.run.ticking import Disturbed, watched_seed
 from premortem.run.training import GuardedTraining
@@ -59,6 +61,12 @@ def _prepared(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> 
 
 def plain_arm(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Arm:
     """The run without the guard, as anyone would write it."""
+    if case.confined:
+        return confined(partial(_plain_here, case, seed, folder, faulted=faulted), faulted=faulted)
+    return _plain_here(case, seed, folder, faulted=faulted)
+
+
+def _plain_here(case: TrainingCase, seed: int, folder: Path, *, faulted: bool) -> Arm:
     began = time.monotonic()
     arm = Arm(outcome=math.nan)
     try:
@@ -90,7 +98,7 @@ def _plain_loop(case: TrainingCase, ready: _Ready) -> tuple[str, int]:
                            ready.folder / f"step-{step}.pt")  # fmt: skip
     except NotPermitted:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         return f"{type(error).__name__}: {error}", step
     return "", step
 
@@ -116,6 +124,12 @@ def _commit(offers: Offers) -> None:
 
 def guarded_arm(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, faulted: bool) -> Arm:
     """The same run under guard; the fault stays on until recovery is judged, then goes, and the peel is tested."""
+    if case.confined:
+        return confined(partial(_guarded_here, case, seed, folder, guard, faulted=faulted), faulted=faulted)
+    return _guarded_here(case, seed, folder, guard, faulted=faulted)
+
+
+def _guarded_here(case: TrainingCase, seed: int, folder: Path, guard: Guard, *, faulted: bool) -> Arm:
     began = time.monotonic()
     watcher = Watcher()
     try:
@@ -182,7 +196,7 @@ _PLAIN: dict[object, Arm] = {}
 def _plain_once(case: TrainingCase, seed: int, folder: Callable[[], Path], *, faulted: bool) -> Arm:
     """An arm without the guard is the same for every risk and entry, so a process runs it once."""
     fault = (case.fault, case.at, case.lasts) if faulted else None
-    key = (case.build, case.place, case.plain_saves, seed, fault)
+    key = (case.build, case.place, case.plain_saves, case.confined, seed, fault)
     if key not in _PLAIN:
         _PLAIN[key] = plain_arm(case, seed, folder(), faulted=faulted)
     return _PLAIN[key]
@@ -222,7 +236,7 @@ class Arms:
         return Seed(self._seed, baseline, watched, unguarded, guarded)
 
     def _baseline(self, case: TrainingCase, guard: Guard) -> tuple[Arm, Arm]:
-        key = (case.build, case.place, case.learns_curve, repr(case.options), repr(case.params))
+        key = (case.build, case.place, case.confined, case.learns_curve, repr(case.options), repr(case.params))
         if key not in self._watched:
             self._watched[key] = guarded_arm(case, self._seed, self._folder(), guard, faulted=False)
         return _plain_once(case, self._seed, self._folder, faulted=False), self._watched[key]

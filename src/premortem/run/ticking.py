@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from premortem.core.drill import Arm, Seed
 from premortem.core.engine import Engine
 from premortem.faults.fault import Evidence, Fault, NotPermitted, RemovalFailed
 from premortem.ledger.ledger import Ledger
-from premortem.risks.case import WatchedCase
+from premortem.risks.case import Ticking, WatchedCase
 from premortem.run.bind import bind
+from premortem.run.confined import confined
 from premortem.run.driver import Driver
 from premortem.run.guard import Guard
 from premortem.run.watcher import Watcher
@@ -69,7 +72,7 @@ class _Trace:
 
     @property
     def digest(self) -> str:
-        return f"{hash(tuple(self.rows)) & 0xFFFFFFFF:08x}"
+        return f"{zlib.crc32(chr(10).join(self.rows).encode()):08x}"
 
 
 def watched_seed(case: WatchedCase, seed: int, home: Path, guard: Guard) -> Seed:
@@ -84,34 +87,31 @@ def watched_seed(case: WatchedCase, seed: int, home: Path, guard: Guard) -> Seed
 
 
 def _arm(case: WatchedCase, seed: int, guard: Guard | None, home: Path, *, faulted: bool) -> Arm:
+    if case.confined:
+        return confined(partial(_here, case, seed, guard, home, faulted=faulted), faulted=faulted)
+    return _here(case, seed, guard, home, faulted=faulted)
+
+
+def _here(case: WatchedCase, seed: int, guard: Guard | None, home: Path, *, faulted: bool) -> Arm:
     began = time.monotonic()
     subject = case.build(seed)
     disturbed = Disturbed(case.fault(subject) if faulted else None)
     watcher, trace = Watcher(), _Trace()
-    driver = None
-    if guard is not None:
-        plan = bind(guard.active, subject.workload, guard.file.register)
-        ledger = Ledger.open(Path(tempfile.mkdtemp(dir=home)) / "ledger.db", run=case.name)
-        driver = Driver(Engine(plan), subject.workload, ledger, run=case.name)
+    driver = None if guard is None else _driver(case, subject, guard, home)
+    if driver is not None:
         driver.listen(watcher.hear)
-    outcome = math.nan
+    outcome, failure = math.nan, ""
     try:
-        for tick in range(1, case.num_ticks + 1):
-            if tick == case.at:
-                watcher.fault_at = tick
-                disturbed.put_on()
-            elif tick >= case.at + case.lasts or watcher.recovered_at is not None:
-                disturbed.take_off()
-            row = subject.advance(tick)
-            trace.take(row)
-            if driver is not None:
-                driver.tick(row, tick)
+        failure = _loop(case, subject, disturbed, watcher, trace, driver)
         disturbed.take_off()
-        outcome = subject.outcome()
+        outcome = math.nan if failure else subject.outcome()
+        digest = trace.digest if subject.digest is None else subject.digest()
     except NotPermitted as error:
-        disturbed.note = str(error)
+        failure, digest = str(error), ""
     finally:
         disturbed.take_off()
+        if subject.close is not None:
+            subject.close()
         if driver is not None:
             driver.ledger.close()
     observed, gone = disturbed.verdict()
@@ -120,9 +120,39 @@ def _arm(case: WatchedCase, seed: int, guard: Guard | None, home: Path, *, fault
             outcome=outcome,
             fault_observed=observed,
             fault_gone=gone,
-            digest=trace.digest,
+            digest=digest,
             ticks=case.num_ticks,
             seconds=time.monotonic() - began,
-            note=disturbed.note,
+            note=failure or disturbed.note,
         )
     )
+
+
+def _driver(case: WatchedCase, subject: Ticking, guard: Guard, home: Path) -> Driver:
+    plan = bind(guard.active, subject.workload, guard.file.register)
+    ledger = Ledger.open(Path(tempfile.mkdtemp(dir=home)) / "ledger.db", run=case.name)
+    return Driver(Engine(plan), subject.workload, ledger, run=case.name)
+
+
+def _loop(
+    case: WatchedCase, subject: Ticking, disturbed: Disturbed, watcher: Watcher, trace: _Trace, driver: Driver | None
+) -> str:
+    """All ticks; returns what ended an unguarded arm early."""
+    for tick in range(1, case.num_ticks + 1):
+        if tick == case.at:
+            watcher.fault_at = tick
+            disturbed.put_on()
+        elif tick >= case.at + case.lasts or watcher.recovered_at is not None:
+            disturbed.take_off()
+        try:
+            row = subject.advance(tick)
+        except NotPermitted:
+            raise
+        except (OSError, RuntimeError, MemoryError) as error:
+            if driver is not None:
+                raise
+            return f"{type(error).__name__}: {error}"
+        trace.take(row)
+        if driver is not None:
+            driver.tick(row, tick)
+    return ""
