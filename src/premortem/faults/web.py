@@ -98,6 +98,10 @@ class FileServer:
             return None
         return Answer(file.read_bytes())
 
+    def conditional(self, asked: str, etag: str) -> bool:
+        """Whether a Range that is asked for under If-Range is given: only of the same version."""
+        return asked == etag
+
     # --- life ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -218,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer, trouble: Trouble | None, *, with_body: bool) -> None:
         whole = answer.body if trouble is None else trouble.spoil(answer.body)
-        start, end, status = self._range(len(whole), answer.status)
+        etag = answer.headers.get("ETag", f'"{hashlib.sha256(answer.body).hexdigest()}"')
+        start, end, status = self._range(len(whole), answer.status, etag)
         body = whole[start:end]
         sent = body if trouble is None else body[: int(len(body) * trouble.cut)]
         declared = len(body) if trouble is None or trouble.declares_all else len(sent)
@@ -228,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(whole)}")
         if "ETag" not in answer.headers:
-            self.send_header("ETag", f'"{hashlib.sha256(answer.body).hexdigest()}"')
+            self.send_header("ETag", etag)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(declared))
@@ -237,9 +242,10 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(sent)
 
-    def _range(self, length: int, status: int) -> tuple[int, int, int]:
+    def _range(self, length: int, status: int, etag: str) -> tuple[int, int, int]:
         match = _RANGE.fullmatch(self.headers.get("Range", ""))
-        if match is None or status != 200 or int(match[1]) >= length:
+        fresh = self.server.files.conditional(self.headers.get("If-Range", etag), etag)
+        if match is None or not fresh or status != 200 or int(match[1]) >= length:
             return 0, length, status
         return int(match[1]), min(length, int(match[2] or length) + bool(match[2])), 206
 

@@ -1,0 +1,1 @@
+"""Data sets that are there, whole and right, before anything is trained: sources, mirrors, a verified cache."""
