@@ -18,6 +18,7 @@ import torch
 
 from premortem.core.errors import StageError
 from premortem.stages.train.checkpoint.disk import forget_cache, open_regular
+from premortem.stages.train.checkpoint.files import FILE_NAME, check_files
 from premortem.stages.train.checkpoint.manifest import (
     FORMAT,
     MANIFEST,
@@ -42,7 +43,9 @@ _ELSE = "use another bundle"
 def load_bundle(
     path: Path, *, fits: Mapping[str, object] | None = None, allow_nonfinite: bool = False
 ) -> dict[str, object]:
-    """Load every part after checking every hash; tensors lie on the CPU, each in memory of its own.
+    """Load every part after checking its every hash; tensors lie on the CPU, each in memory of its own.
+
+    Shards beside the parts are not read here (:func:`check_files`, then ``load_sharded``).
 
     Args:
         path: the bundle's folder.
@@ -109,7 +112,10 @@ def check_layout(path: Path, manifest: Manifest) -> None:
         if PART_NAME.fullmatch(part.name) is None or part.file != f"{part.name}.safetensors":
             raise StageError(f"{path / MANIFEST}: part {part.name!r} in file {part.file!r} is no name of ours; {_ELSE}")
         _check_cover(path, part)
-    expected = {MANIFEST, *(part.file for part in manifest.parts)}
+    for file in manifest.files:
+        if FILE_NAME.fullmatch(file.name) is None:
+            raise StageError(f"{path / MANIFEST}: file {file.name!r} is no name of ours; {_ELSE}")
+    expected = {MANIFEST, *(part.file for part in manifest.parts), *(file.name for file in manifest.files)}
     found = _names(path)
     if found != expected:
         missing, extra = sorted(expected - found), sorted(found - expected)
@@ -117,7 +123,8 @@ def check_layout(path: Path, manifest: Manifest) -> None:
 
 
 def check_parts(path: Path, manifest: Manifest, *, from_disk: bool = False) -> None:
-    """Every byte of every part against the manifest. Raises ``StageError``."""
+    """Every byte of every part and file against the manifest. Raises ``StageError``."""
+    check_files(path, manifest.files, from_disk=from_disk)
     for part in manifest.parts:
         with _Part(path, manifest, part, from_disk=from_disk) as reader:
             reader.tree()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from premortem.stages.train.checkpoint.files import FileRecord
 from premortem.stages.train.checkpoint.tensors import Bytes, dtype_name
 
 FORMAT = 1
@@ -45,7 +46,10 @@ class PartRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The whole bundle. ``written_at`` in Unix seconds; ``bundle`` is a random id that every hash includes."""
+    """The whole bundle. ``written_at`` in Unix seconds; ``bundle`` is a random id that every hash includes.
+
+    ``files`` are those that others wrote: shards of weights and optimiser, one or more a process.
+    """
 
     format: int
     bundle: str
@@ -55,11 +59,12 @@ class Manifest:
     written_at: float
     versions: dict[str, str]
     parts: tuple[PartRecord, ...]
+    files: tuple[FileRecord, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts, headers included."""
-        return sum(part.size for part in self.parts)
+        """Bytes of all parts, headers included, and of all files."""
+        return sum(part.size for part in self.parts) + sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True, slots=True, order=True)

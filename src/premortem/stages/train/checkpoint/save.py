@@ -25,6 +25,7 @@ from premortem.stages.train.checkpoint.disk import (
     write_all,
     write_file,
 )
+from premortem.stages.train.checkpoint.files import Beside
 from premortem.stages.train.checkpoint.load import check_layout, check_parts
 from premortem.stages.train.checkpoint.lock import temporary_name
 from premortem.stages.train.checkpoint.manifest import (
@@ -65,7 +66,7 @@ class Captured:
     tree: object
 
 
-def save_bundle(
+def save_bundle(  # noqa: PLR0913 - all keyword-only but the three that every save has
     folder: Path,
     step: int,
     parts: Mapping[str, object],
@@ -73,6 +74,7 @@ def save_bundle(
     allow_nonfinite: bool = False,
     nonfinite_ok: Collection[str] = LEGAL_NONFINITE,
     from_disk: bool = False,
+    beside: Beside | None = None,
 ) -> Bundle:
     """Save the parts of one step as a new bundle in ``folder``; no existing bundle is touched.
 
@@ -84,6 +86,7 @@ def save_bundle(
         allow_nonfinite: save NaN and infinite values all the same, recorded as ``finite=False``.
         nonfinite_ok: parts (``"detectors"``) or tensors (``"model.mask"``) in which they are legal.
         from_disk: verify by reading the device instead of the page cache.
+        beside: who writes further files into the bundle, such as the shards of several processes.
 
     Raises:
         ConfigError: for a step, name or value that cannot be stored.
@@ -93,11 +96,12 @@ def save_bundle(
     draft = _draft(step, parts)
     with disk_errors(f"saving step {step}", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        check_room(folder, sum(plan.nbytes for plan in draft), len(draft) + 2)
+        more = 0 if beside is None else beside.nbytes
+        check_room(folder, sum(plan.nbytes for plan in draft) + more, len(draft) + 2)
         timeline = next_timeline(bundles_in(folder), step)
         temporary = folder / temporary_name(bundle_name(step, timeline))
         try:
-            manifest = _write(temporary, (step, timeline), draft, nonfinite_ok)
+            manifest = _write(temporary, (step, timeline), draft, nonfinite_ok, beside)
             if not manifest.finite and not allow_nonfinite:
                 raise StageError(_nonfinite_message(manifest, nonfinite_ok))
             _verify(temporary, manifest, from_disk=from_disk)
@@ -140,8 +144,11 @@ def _draft(step: int, parts: Mapping[str, object]) -> list[_Plan]:
     return draft
 
 
-def _write(temporary: Path, place: tuple[int, int], draft: list[_Plan], nonfinite_ok: Collection[str]) -> Manifest:
+def _write(
+    temporary: Path, place: tuple[int, int], draft: list[_Plan], nonfinite_ok: Collection[str], others: Beside | None
+) -> Manifest:  # fmt: skip
     temporary.mkdir()
+    files = () if others is None else others.write(temporary)
     bundle, (step, timeline) = uuid.uuid4().hex, place
     beside = " ".join(plan.name for plan in draft)
     with ThreadPoolExecutor(2, "bundle") as pool:
@@ -151,7 +158,7 @@ def _write(temporary: Path, place: tuple[int, int], draft: list[_Plan], nonfinit
         for writer in writers:
             writer.flushed.result()
     finite = not _offenders(parts, nonfinite_ok)
-    manifest = Manifest(FORMAT, bundle, step, timeline, finite, time.time(), _versions(), parts)
+    manifest = Manifest(FORMAT, bundle, step, timeline, finite, time.time(), _versions(), parts, files)
     write_file(temporary / MANIFEST, seal(manifest))
     sync_folder(temporary)
     return manifest

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.train.checkpoint.disk import disk_errors, remove_tree, sync_folder
+from premortem.stages.train.checkpoint.files import Beside
 from premortem.stages.train.checkpoint.load import read_manifest, verify_bundle
 from premortem.stages.train.checkpoint.lock import FolderLock, leftovers, temporary_name
 from premortem.stages.train.checkpoint.manifest import Bundle, bundles_in
@@ -64,6 +65,7 @@ class Shelf:
         allow_nonfinite: bool = False,
         nonfinite_ok: Collection[str] = LEGAL_NONFINITE,
         from_disk: bool = False,
+        beside: Beside | None = None,
     ) -> Bundle:
         """:func:`save_bundle` into this folder; same errors. Prunes nothing."""
         self._require_own()
@@ -74,6 +76,7 @@ class Shelf:
             allow_nonfinite=allow_nonfinite,
             nonfinite_ok=nonfinite_ok,
             from_disk=from_disk,
+            beside=beside,
         )
         if not allow_nonfinite:
             self._verified.add(bundle.name)

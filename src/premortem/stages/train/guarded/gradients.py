@@ -23,6 +23,12 @@ def gradients(parameters: Iterable[torch.nn.Parameter]) -> list[Tensor]:
     return found
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process: of one that is spread over several (a DTensor) the own shard."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
 def awaited(scalars: list[Tensor]) -> list[float]:
     """The values of scalar tensors, in one transfer where they lie on one device in one type."""
     first = scalars[0]
@@ -35,23 +41,27 @@ def awaited(scalars: list[Tensor]) -> list[float]:
 def total_norm(grads: list[Tensor]) -> Tensor:
     """The 2-norm over all gradients, as torch's own clipping computes it; NaN and Inf pass through.
 
-    A scalar tensor on the gradients' device; 0 where there is none.
+    A scalar tensor on the gradients' device; 0 where there is none. Of gradients that are spread over several
+    processes it is the norm over all of them, and every process must ask.
     """
     if not grads:
         return torch.zeros(())
-    return torch.nn.utils.get_total_norm(grads)
+    norm = torch.nn.utils.get_total_norm(grads)
+    full = getattr(norm, "full_tensor", None)
+    return norm if full is None else full()
 
 
 def clip(grads: list[Tensor], norm: Tensor, limit: float) -> None:
     """Scale the gradients so that their norm is at most ``limit``; bit-identical to ``clip_grad_norm_``."""
     coefficient = torch.clamp(limit / (norm + 1e-6), max=1.0)
     by_device: dict[torch.device, list[Tensor]] = {}
-    for gradient in grads:
+    for gradient in map(local, grads):
         by_device.setdefault(gradient.device, []).append(gradient)
     for device, there in by_device.items():
         torch._foreach_mul_(there, coefficient.to(device))
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every floating-point tensor is finite; one scan, used after something went wrong only."""
-    return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point() or t.is_complex())
+    """Whether every floating-point tensor is finite, as far as it lies here; for after something went wrong only."""
+    mine = map(local, tensors)
+    return all(bool(torch.isfinite(t).all()) for t in mine if t.is_floating_point() or t.is_complex())

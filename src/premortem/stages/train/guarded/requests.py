@@ -13,6 +13,7 @@ from torch import nn
 
 from premortem.core.action import Override, Owner, Setting
 from premortem.core.errors import StageError
+from premortem.stages.train.guarded.gradients import local
 
 NOTHING = "nothing"
 
@@ -42,12 +43,12 @@ class Request:
 
 
 def digest(tensors: Mapping[str, object]) -> int:
-    """A crc32 over names and bytes of a state dict's tensors, wherever they lie."""
+    """A crc32 over names and bytes of a state dict's tensors, wherever they lie; of one in shards, the shard here."""
     crc = 0
     for name in sorted(tensors):
         value = tensors[name]
         if isinstance(value, torch.Tensor):
-            flat = value.detach().to("cpu").contiguous().flatten()
+            flat = local(value.detach()).to("cpu").contiguous().flatten()
             crc = zlib.crc32(name.encode(), crc)
             if flat.numel():
                 crc = zlib.crc32(flat.view(torch.uint8).numpy().data, crc)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from premortem.stages.train.distributed.peers import ALONE, Peers
 from premortem.stages.train.guarded.buffers import Buffers
 from premortem.stages.train.guarded.checks import require_lbfgs_alone, require_loss
 from premortem.stages.train.guarded.gradients import all_finite, awaited, clip, gradients, total_norm
@@ -68,12 +69,13 @@ class Stepper:
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, companions: Companions, *,
-        max_norm: float = math.inf, accumulate: int = 1,
+        max_norm: float = math.inf, accumulate: int = 1, peers: Peers = ALONE,
     ) -> None:  # fmt: skip
         self.model = model
         self.optimizer = optimizer
         self.with_ = companions
         self.accumulate = accumulate
+        self.peers = peers
         if self.needs_closure:
             require_lbfgs_alone(accumulate=accumulate, has_scaler=companions.scaler is not None)
         self.lr_factor = NumberSetting(1.0)
@@ -212,7 +214,7 @@ class Stepper:
         norm = total_norm(grads)
         # on an accelerator: the one awaited transfer a step, declared in the report
         *seen, size = awaited([*losses, norm])
-        loss = sum(seen) / len(seen) if seen else math.nan
+        loss, size = self.peers.judge(sum(seen) / len(seen) if seen else math.nan, size)
         if not math.isfinite(loss) or not math.isfinite(size):
             return self._skip(loss, size, "not finite")
         if size > self.gate:

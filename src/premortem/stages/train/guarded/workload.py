@@ -13,8 +13,10 @@ import torch
 from premortem.core.action import Control
 from premortem.core.signal import Signal
 from premortem.stages.train.guarded.checks import has_acting_learning_rate
+from premortem.stages.train.guarded.gradients import local
 from premortem.stages.train.guarded.signals import SIGNALS as SIGNALS
 from premortem.stages.train.guarded.stepper import Stepped, Stepper
+from premortem.stages.train.guarded.trying import NO_ROOM
 
 GIB = 1024.0**3
 _DISK_EVERY = 16
@@ -80,7 +82,7 @@ class TrainingWorkload:
         free, factor = self._space()
         has_filter = stepper.with_.gradient_filter is not None
         row: list[float | None] = [
-            stepped.loss,
+            None if stepped.why == NO_ROOM else stepped.loss,  # none was computed: that says nothing of the training
             stepped.grad_norm,
             stepper.used_lr_factor if stepped.applied else None,
             stepper.used_warm_up if stepped.applied else None,
@@ -113,16 +115,15 @@ class TrainingWorkload:
 
     def _nonfinite_weights(self, stepped: Stepped) -> float:
         """Scanned only after a bad step: a finite gradient on finite weights keeps them finite or shows next."""
-        sound = stepped.applied and math.isfinite(stepped.loss)
+        sound = stepped.why == NO_ROOM or (stepped.applied and math.isfinite(stepped.loss))
         return 0.0 if sound or self._stepper.weights_are_finite() else 1.0
 
     def _probes(self) -> list[torch.Tensor]:
         """A few elements of a few trainable parameters, as views."""
-        parameters = [
-            p for p in self._stepper.model.parameters() if p.requires_grad and p.numel() and p.is_contiguous()
-        ]
+        here = [local(p.detach()) for p in self._stepper.model.parameters() if p.requires_grad]
+        parameters = [p for p in here if p.numel() and p.is_contiguous()]
         chosen = parameters[:: max(1, len(parameters) // 8)][:8]
-        return [p.detach().flatten()[: _SAMPLED // 8] for p in chosen]
+        return [p.flatten()[: _SAMPLED // 8] for p in chosen]
 
     def _weight_change(self, stepped: Stepped) -> float | None:
         if not stepped.applied:
