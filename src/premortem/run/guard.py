@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -42,6 +42,10 @@ class Options:
         resume: go on from the newest bundle that verifies, where there is one; ``"guard"`` resumes the guard's
             memory alone, for a loop that brings back its own weights.
         device_poll_s: seconds between two looks at a device that does not answer.
+        memory_budget_gb: GiB that the run shall keep to, beside the limits that there are.
+        weigh: what a batch's loss is a mean over, ``weigh(batch) → number`` (target tokens); its samples if left out.
+        caches: what empties caches of the run's owner, each called without arguments.
+        idle_models: models that stand idle and may leave memory until they are called.
     """
 
     max_norm: float = math.inf
@@ -53,9 +57,16 @@ class Options:
     intermediates: tuple[str, ...] = ()
     resume: bool | Literal["guard"] = True
     device_poll_s: float = 60.0
+    memory_budget_gb: float = math.inf
+    weigh: Callable[[Any], float] | None = None
+    caches: tuple[Callable[[], object], ...] = ()
+    idle_models: tuple[nn.Module, ...] = ()
 
     def __post_init__(self) -> None:
         _require_type("max_norm", self.max_norm, (int, float), "a positive number")
+        _require_type("memory_budget_gb", self.memory_budget_gb, (int, float), "a positive number of GiB")
+        if not self.memory_budget_gb > 0:
+            raise ConfigError(f"option memory_budget_gb: found {self.memory_budget_gb}, expected a positive number")
         if not self.max_norm > 0:
             raise ConfigError(f"option max_norm: found {self.max_norm}, expected a positive number; leave it out")
         _require_type("device_poll_s", self.device_poll_s, (int, float), "seconds")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from premortem.core.errors import StageError
 from premortem.run.evidence import honour
+from premortem.stages.train.guarded.trying import NO_ROOM
 
 if TYPE_CHECKING:
     from premortem.run.training import GuardedTraining
@@ -22,7 +23,7 @@ class Saving:
         """Save a bundle now, but none of a bad moment; a disk that fails is recorded. Returns the seconds it took."""
         run = self._run
         last = run.asking.last
-        if last is not None and not last.applied:
+        if last is not None and not last.applied and last.why != NO_ROOM:
             return 0.0  # a bundle of a bad moment is no candidate; the next step will do
         began = time.monotonic()
         try:

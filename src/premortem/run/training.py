@@ -29,6 +29,7 @@ from premortem.run.device_loss import LOST, DeviceLoss, GivenUp
 from premortem.run.driver import Driver
 from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
+from premortem.run.making_room import MakingRoom
 from premortem.run.remembering import Remembering
 from premortem.run.saving import Saving
 from premortem.run.subject import Subject
@@ -37,7 +38,7 @@ from premortem.stages.train.guarded.checks import require_fit
 from premortem.stages.train.guarded.draws import Draws
 from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped, Stepper
 from premortem.stages.train.guarded.termination import EXIT_CODE, Termination
-from premortem.stages.train.guarded.trying import Trying
+from premortem.stages.train.guarded.trying import NO_ROOM, Trying
 from premortem.stages.train.guarded.workload import TrainingWorkload
 
 if TYPE_CHECKING:
@@ -72,14 +73,18 @@ class GuardedTraining:
         self._termination = Termination()
         self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips())
         self.device_loss = DeviceLoss(self, subject, options.device_poll_s)
+        self.making_room = MakingRoom(self, subject, options)
         controls = self.asking.controls(
             self.keeping, lambda: self.workload.forget_sample(),
             has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
         controls |= self.device_loss.controls(has_folder=subject.folder is not None)
+        controls |= self.making_room.controls(has_folder=subject.folder is not None)
         self.workload = TrainingWorkload(
-            self.stepper, subject.folder, controls, subject.signals, instruments=(self.device_loss.state,)
-        )
+            self.stepper, subject.folder, controls, subject.signals,
+            instruments=(self.device_loss.state, self.making_room.room),
+        )  # fmt: skip
+        self.workload.witnesses |= self.making_room.witnesses(controls)
         subject.equip(self.workload)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         require_fit(subject.model, subject.optimizer)
@@ -98,6 +103,7 @@ class GuardedTraining:
         self.remembering = Remembering(self.driver, self.draws)
         self._saving = Saving(self)
         self.device_loss.listen()
+        self.making_room.listen()
 
     def __enter__(self) -> Self:
         try:
@@ -134,6 +140,7 @@ class GuardedTraining:
 
     def _let_go(self) -> None:
         self._termination.close()
+        self.making_room.close()
         self.keeping.close()
         if self._owns_ledger:
             self.ledger.close()
@@ -198,13 +205,14 @@ class GuardedTraining:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         self.draws.used()
         try:
-            if callable(loss) and not isinstance(loss, Tensor):
+            if is_second := callable(loss) and not isinstance(loss, Tensor):
                 stepped = self.trying.second_form(loss, batch)
             else:
                 stepped = self.trying.first_form(loss)
         except GivenUp:
             return Stepped(math.nan, None, False, LOST)
         if stepped is not None:
+            self.making_room.stepped(second_form=is_second)
             self.observe(stepped)
         return stepped
 
@@ -239,7 +247,7 @@ class GuardedTraining:
         self._last_time, self.asking.last = now, stepped
         self.ticks += 1
         self.keeping.stepped(applied=stepped.applied, seconds=seconds)
-        self.draws.stepped(reached=stepped.applied or stepped.why == OVERFLOW)
+        self.draws.stepped(reached=stepped.applied or stepped.why in (OVERFLOW, NO_ROOM))
         self._subject.settle(kept=stepped.applied)
         row = self.workload.row(stepped, seconds)
         names = self.workload.names

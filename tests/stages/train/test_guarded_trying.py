@@ -36,7 +36,7 @@ class Fails:
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
         self.calls += 1
         random.random()
-        np.random.random()  # noqa: NPY002 - the global stream is what is put back
+        np.random.random()
         hidden = x * 1.0
         out = model(hidden)
         if self.calls == self.at:
@@ -54,7 +54,7 @@ class Fails:
 def train(loss: Fails, *, accumulate: int, answer: bool) -> tuple[dict[str, Tensor], list[object]]:
     torch.manual_seed(0)
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     model = Model()
     stepper = Stepper(
         model, torch.optim.AdamW(model.parameters(), lr=1e-2), Companions(), max_norm=1.0, accumulate=accumulate
@@ -64,7 +64,7 @@ def train(loss: Fails, *, accumulate: int, answer: bool) -> tuple[dict[str, Tens
         trying.answers["out of memory"] = lambda failure: lambda: None
     for _ in range(12):
         trying.second_form(loss, torch.randn(8, 6))
-    streams: list[object] = [torch.get_rng_state(), random.random(), np.random.random()]  # noqa: NPY002
+    streams: list[object] = [torch.get_rng_state(), random.random(), np.random.random()]
     return {k: v.clone() for k, v in model.state_dict().items()}, streams
 
 
@@ -141,14 +141,16 @@ def test_a_failure_that_somebody_wrapped_is_the_same_failure() -> None:
             raise RuntimeError("the loss could not be computed") from inner
     except RuntimeError as error:
         found = classify(error)
-    assert found is not None and found.kind == "out of memory"
+    assert found is not None
+    assert found.kind == "out of memory"
 
 
 def test_a_real_allocation_that_fails_is_seen() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 55, dtype=torch.uint8)
     found = classify(caught.value)
-    assert found is not None and found.kind == "out of memory"
+    assert found is not None
+    assert found.kind == "out of memory"
 
 
 def test_lbfgs_in_the_first_form_is_refused() -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.utils.checkpoint import CheckpointError
 
-Kind = Literal["out of memory", "device lost"]
+Kind = Literal["out of memory", "device lost", "not the same again"]
+"""The last: a block whose activations are computed again gave others than the first time."""
 
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|std::bad_alloc"
@@ -60,6 +62,8 @@ def _kind(error: BaseException) -> Kind | None:
         return "out of memory" if error.errno == errno.ENOMEM else None
     if not isinstance(error, RuntimeError):
         return None
+    if isinstance(error, CheckpointError):
+        return "not the same again"
     text = str(error)
     if _MEMORY.search(text):
         return "out of memory"  # asked first: torch raises AcceleratorError for "CUDA error: out of memory", too

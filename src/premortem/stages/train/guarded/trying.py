@@ -5,6 +5,7 @@ Nothing is tried again before an answer was found: without one, the exception go
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,14 @@ from premortem.stages.train.guarded.rewind import RandomMoment
 from premortem.stages.train.guarded.stepper import Stepped, Stepper
 
 LossFn = Callable[[nn.Module, Any], Tensor]
+NO_ROOM = "out of memory"
 Answer = Callable[[Failure], Callable[[], None] | None]
 """Asked while the exception still holds its frames; what it gives is called when they are let go, then all is tried
 again. ``None``: no answer, the exception goes on."""
+
+
+class NoRoom(Exception):  # noqa: N818 - a way out of the step, never seen outside
+    """The step cannot be made: it is given up, and the ladder decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +75,25 @@ class Trying:
         if stepper.needs_closure:
             return stepper.close_over(lambda: loss_fn(stepper.model, batch))
         self._begin(MicroBatch(loss_fn, batch, RandomMoment()))
-        answer = self._gather(again=False)
-        while answer is not None:
-            stepper.let_go()
-            answer()
-            stepper.put_back_buffers()  # after the answer: on a lost device there is nothing to put back into
-            answer = self._gather(again=True)
+        try:
+            answer = self._gather(again=False)
+            while answer is not None:
+                stepper.let_go()
+                answer()
+                stepper.put_back_buffers()  # after the answer: on a lost device there is nothing to put back into
+                answer = self._gather(again=True)
+        except NoRoom:
+            return self._give_up()
         if stepper.is_complete:
             self._step.clear()  # batches are let go before the optimiser allocates
         return self._finish()
+
+    def _give_up(self) -> Stepped:
+        """No room for this step: nothing of it is left, and the next batch comes to whatever the ladder does now."""
+        self._step.clear()
+        self._stepper.let_go()
+        self._stepper.put_back_buffers()
+        return Stepped(math.nan, None, False, NO_ROOM)
 
     def _finish(self) -> Stepped | None:
         """The optimiser's step; one torn in the middle by a failure cannot be taken again: its weights are unsound."""
@@ -118,8 +134,9 @@ class Trying:
         return None
 
     def _answer(self, failure: Failure | None) -> Callable[[], None] | None:
-        if failure is None or None in self._step:
-            return None  # micro-batches of the first form stand before it: they cannot be taken again
+        if failure is None or None in self._step or not self._stepper.peers.is_alone:
+            # micro-batches of the first form stand before it, or other processes wait: it cannot be taken again
+            return None
         answer = self.answers.get(failure.kind)
         return None if answer is None else answer(failure)
 
