@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from premortem.run.guard import Guard as Guard
+    from premortem.stages import tracking as tracking
 
 __version__ = "0.1.0"
 __all__ = ["Guard", "__version__"]
@@ -20,4 +21,6 @@ def __getattr__(name: str) -> object:
         return Guard
     if name == "adapters":
         return importlib.import_module("premortem.adapters")
+    if name == "tracking":
+        return importlib.import_module("premortem.stages.tracking")
     raise AttributeError(f"module 'premortem' has no attribute {name!r}")

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from premortem.app.cli import check, drill, evidence, explain, gate, new, register, replay, run
+from premortem.app.cli import check, drill, evidence, explain, gate, new, register, replay, run, supervise, sync
 from premortem.app.cli.exits import guarded_exit
 
 app = typer.Typer(
@@ -22,7 +22,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("drill")(drill.drill)
 app.command("replay")(replay.replay)
+app.command("supervise", context_settings={"allow_interspersed_args": False})(supervise.supervise)
 app.command("check")(check.check)
+app.command("sync")(sync.sync)
 app.command("gate")(gate.gate)
 app.add_typer(register.app, name="register")
 app.command("explain")(explain.explain)
