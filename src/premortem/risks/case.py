@@ -86,6 +86,8 @@ class WatchedCase:
         build: the seeded workload, its tick and its outcome.
         num_ticks: how long each arm runs.
         confined: as for :class:`TrainingCase`.
+        plain: the same work as anyone would write it without premortem, for the arms without the guard, where what
+            guards is part of the work itself; ``digest`` of both must then be of the work.
     """
 
     name: str
@@ -96,6 +98,7 @@ class WatchedCase:
     num_ticks: int
     bounds: Bounds
     confined: bool = False
+    plain: Callable[[int], Ticking] | None = None
     entries: tuple[str, ...] = ()
 
 

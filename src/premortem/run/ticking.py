@@ -94,7 +94,8 @@ def _arm(case: WatchedCase, seed: int, guard: Guard | None, home: Path, *, fault
 
 def _here(case: WatchedCase, seed: int, guard: Guard | None, home: Path, *, faulted: bool) -> Arm:
     began = time.monotonic()
-    subject = case.build(seed)
+    build = case.build if guard is not None or case.plain is None else case.plain
+    subject = build(seed)
     disturbed = Disturbed(case.fault(subject) if faulted else None)
     watcher, trace = Watcher(), _Trace()
     driver = None if guard is None else _driver(case, subject, guard, home)
