@@ -58,6 +58,7 @@ class Child:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._report = b""
+        self._is_closed = False
         self._told: dict[str, int | str] = {}
         life, self._life = os.pipe()
         self._reports, report = os.pipe()
@@ -91,6 +92,10 @@ class Child:
         if "status" in self._told:
             return os.waitstatus_to_exitcode(int(self._told["status"]))
         return -signal.SIGKILL if has_ended else None
+
+    def fileno(self) -> int:
+        """Becomes readable when the command ends: for ``select``."""
+        return self._reports
 
     @property
     def left_behind(self) -> int:
@@ -142,9 +147,10 @@ class Child:
         if self._keeper.poll() is None:
             self.send_all(signal.SIGKILL)
             self.wait()
-        for descriptor in (self._life, self._reports):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._life)
+            os.close(self._reports)
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class Child:
 
     def _listen(self, seconds: float) -> None:
         """Take what the keeper reported, waiting so long for the first word."""
-        while select.select([self._reports], [], [], seconds)[0]:
+        while not self._is_closed and select.select([self._reports], [], [], seconds)[0]:
             piece = os.read(self._reports, 4096)
             if not piece:
                 time.sleep(min(seconds, _POLL_S))

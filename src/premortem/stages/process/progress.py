@@ -45,11 +45,15 @@ class Progress:
 
     def made(self, lasted_s: float) -> bool:
         """Whether the start that just ended got further than all before it; ``lasted_s`` is how long it ran."""
-        step, marks = self._at_start
-        further = self.step is not None and (step is None or self.step > step)
         longer = lasted_s > max(_LEAST_S, _LONGER * self.longest_s) and self.longest_s > 0.0
         self.longest_s = max(self.longest_s, lasted_s)
-        return further or longer or self._marks() != marks
+        return longer or self.so_far
+
+    @property
+    def so_far(self) -> bool:
+        """Whether the start that runs is further than all before it, by its steps or its files."""
+        step, marks = self._at_start
+        return (self.step is not None and (step is None or self.step > step)) or self._marks() != marks
 
     def _marks(self) -> tuple[object, ...]:
         return tuple(_mark(file) for file in self._files)

@@ -38,16 +38,28 @@ class Streams:
             self.handed = self._open_terminal(hear, stdout, stderr)
         else:
             self.handed = (0, self._pipe(hear, stdout), self._pipe(hear, stderr))
+        self._to_close = tuple(descriptor for descriptor in self.handed if descriptor != 0)
 
     def let_go(self) -> None:
         """Close what the command has taken over: only then does its end close the streams."""
-        for descriptor in set(self.handed) - {0}:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        for descriptor in set(self._to_close):
+            os.close(descriptor)
+        self._to_close = ()
 
     def resize(self) -> None:
         """Give the command's terminal the size of ours; the kernel tells the command (SIGWINCH)."""
         if self._keys is not None:
+            self._keys.resize()
+
+    def suspend(self) -> None:
+        """Give the terminal back for a while (Ctrl-Z)."""
+        if self._keys is not None:
+            self._keys.end()
+
+    def resume(self) -> None:
+        """Take it again."""
+        if self._keys is not None:
+            self._keys.begin()
             self._keys.resize()
 
     @property
@@ -75,6 +87,7 @@ class Streams:
             pump.close()
         if self._keys is not None:
             self._keys.close()
+            self._keys = None
 
     def _pipe(self, hear: Hear, target: int) -> int:
         source, handed = os.pipe()
@@ -109,6 +122,11 @@ class _Keys:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, mode)
 
+    def end(self) -> None:
+        """As it was."""
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+
     def resize(self) -> None:
         with contextlib.suppress(OSError):
             size = fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack(_SIZE, 0, 0, 0, 0))
@@ -117,8 +135,7 @@ class _Keys:
     def close(self) -> None:
         os.write(self._stopped, b"x")
         self._thread.join(1.0)
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+        self.end()
         for descriptor in (self._master, self._stop, self._stopped):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
