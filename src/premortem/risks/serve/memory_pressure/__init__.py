@@ -1,0 +1,1 @@
+"""Memory pressure builds up in an inference worker."""
