@@ -88,6 +88,7 @@ class WatchedCase:
         confined: as for :class:`TrainingCase`.
         plain: the same work as anyone would write it without premortem, for the arms without the guard, where what
             guards is part of the work itself; ``digest`` of both must then be of the work.
+        params: of risks, by risk id, where the drill's small scale needs other thresholds than the register's.
     """
 
     name: str
@@ -99,6 +100,7 @@ class WatchedCase:
     bounds: Bounds
     confined: bool = False
     plain: Callable[[int], Ticking] | None = None
+    params: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     entries: tuple[str, ...] = ()
 
 
