@@ -67,6 +67,8 @@ class Observer:
 
     def new_faults(self) -> list[tuple[int, str]]:
         """Detectors that raised since last asked."""
+        if not self.faults:
+            return []
         new = [(i, text) for i, text in self.faults.items() if i not in self._reported]
         self._reported.update(i for i, _ in new)
         return new

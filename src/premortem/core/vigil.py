@@ -14,6 +14,7 @@ class Vigil:
     def __init__(self, plan: Plan, observer: Observer) -> None:
         self._observer = observer
         self._patience = plan.probation
+        self._slots = [w.slot for w in plan.watches]
         self._required = [i for i, w in enumerate(plan.watches) if w.watch.required]
         self._silent: dict[int, Now] = {}
         self._told: set[int] = set()
@@ -21,16 +22,17 @@ class Vigil:
     def look(self, values: list[float | None], now: Now) -> list[int]:
         """Watches that have had no value for a whole probation of ticks, each told once until it speaks again."""
         new = []
-        levels = self._observer.levels
-        for i, bound in enumerate(self._observer.watches):
-            value = values[bound.slot]
-            if value == value and value is not None:  # NaN is missing data
-                self._silent.pop(i, None)
-                self._told.discard(i)
-            elif levels[i] is None:
-                since = self._silent.setdefault(i, now)
-                if i not in self._told and now.tick - since.tick >= self._patience:
-                    self._told.add(i)
+        levels, silent, told = self._observer.levels, self._silent, self._told
+        for i, slot in enumerate(self._slots):
+            value = values[slot]
+            if value is not None and value == value:  # NaN is missing data
+                if i in silent:
+                    del silent[i]
+                    told.discard(i)
+            elif i not in told and levels[i] is None:
+                since = silent.setdefault(i, now)
+                if now.tick - since.tick >= self._patience:
+                    told.add(i)
                     new.append(i)
         return new
 

@@ -92,7 +92,7 @@ def notes_of(found: Replayed) -> list[str]:
 
 
 def _restart(step: float, found: Replayed) -> str:
-    if step <= found.walk.first:
+    if step <= found.walk.first + found.walk.stride:
         return ": another run begins, with a fresh guard"
     return ": a restart; the detectors go on as they stood, where a live guard would take theirs from the checkpoint"
 

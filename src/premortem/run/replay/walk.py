@@ -79,7 +79,7 @@ class Walk:
             self.num_restarts += 1
             if len(self.restarts) < _TOLD:
                 self.restarts.append((self.num_rows, before, step))
-            return step <= self.first
+            return step <= self.first + self.stride  # some loggers begin at 0 and some at 1
         if self._stride > self.longest[0]:
             self.longest = (self._stride, before)
         return False
