@@ -71,7 +71,7 @@ class LocalHub(FileServer):
     def _tree(self, name: str, under: str) -> list[dict[str, Any]]:
         files = self._files(name)
         folders = {str(parent) for path in files for parent in Path(path).parents if str(parent) != "."}
-        rows = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in sorted(folders)]
+        rows: list[dict[str, Any]] = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": f} for f in folders]
         rows += [self._described(path, data) for path, data in files.items()]
         return [row for row in rows if not under or row["path"].startswith(f"{under}/")]
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from premortem.run.training import GuardedTraining
+    from premortem.stages.data.obtain import ReadySet
+    from premortem.stages.data.source import Source
+    from premortem.stages.data.transport import Patience
     from premortem.stages.train.guarded.stepper import Average, GradientFilter, Schedule
 
 
@@ -179,6 +182,30 @@ class Guard:
             model, optimizer, with_, dict(state or {}), folder, signals, dict(controls or {}), dict(witnesses or {})
         )
         return GuardedTraining(self, subject, chosen)
+
+    def data(
+        self,
+        *sets: str | Path | Source,
+        cache: str | Path | None = None,
+        patience: Patience | None = None,
+    ) -> dict[str, ReadySet]:
+        """Every data set that the run needs, whole and right, before anything is trained.
+
+        ``guard.data("gsm8k", "boolq")["gsm8k"].dataset()`` is a ``datasets.Dataset`` of verified local files.
+
+        Args:
+            sets: names of the catalogue, ``owner/name`` at the hub, files of sets (``*.yaml``), or sources.
+            cache: a folder; else ``$PREMORTEM_DATA``, else ``premortem/data`` in the user's cache folder.
+            patience: how long one place is tried.
+
+        Raises:
+            ConfigError: for a set that is unknown, or a register that does not watch data.
+            StageError: with one line for each set that is missing, after the ladder is spent; a cache that cannot
+                be used.
+        """
+        from premortem.run.data import make_ready
+
+        return make_ready(self, sets, cache, patience)
 
 
 def _require_type(name: str, value: object, types: tuple[type, ...], expected: str) -> None:

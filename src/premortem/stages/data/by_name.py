@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from premortem.stages.data.hub import endpoint
+from premortem.stages.data.hub import endpoint_of
 from premortem.stages.data.refusal import Refused
 from premortem.stages.data.source import Mirror, Source
 from premortem.stages.data.transport import Patience
@@ -56,7 +56,7 @@ def _load(source: Source, mirror: Mirror, to: Path, home: Path, patience: Patien
         "revision": mirror.revision, "cache": str(home / "datasets"), "to": str(to),
     }  # fmt: skip
     environment = {
-        **os.environ, "HF_ENDPOINT": endpoint(), "HF_HUB_DOWNLOAD_TIMEOUT": str(max(1, int(patience.read_s))),
+        **os.environ, "HF_ENDPOINT": endpoint_of(mirror), "HF_HUB_DOWNLOAD_TIMEOUT": str(max(1, int(patience.read_s))),
         "HF_HUB_ETAG_TIMEOUT": str(max(1, int(patience.read_s))), "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }  # fmt: skip

@@ -53,6 +53,11 @@ class Cache:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).expanduser()
 
+    def prepare(self) -> None:
+        """Make the folder; raises StageError where that cannot be."""
+        with self._usable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+
     # --- reading ------------------------------------------------------------------------------
 
     def read(self, source: Source) -> Entry | None:

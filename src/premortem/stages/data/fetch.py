@@ -7,6 +7,7 @@ wrong hashes; resuming by Range, held to the same ETag. Not covered: a server th
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Told = Callable[[str], None]
 T = TypeVar("T")
+# each retry is told to `told`; who wants stamina's own lines sets up logging
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 _CONTENT_RANGE = pattern(r"bytes (\d+)-\d+/(?:\d+|\*)")
 _CHUNK = 1 << 20
 _SMALL = 64 << 20

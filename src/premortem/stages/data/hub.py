@@ -30,9 +30,13 @@ _SAME = {
 }
 
 
-def endpoint() -> str:
-    """The hub: `HF_ENDPOINT`, as its own libraries read it."""
-    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+def endpoint_of(mirror: Mirror) -> str:
+    """The hub: the mirror's own, else `HF_ENDPOINT`, as its own libraries read it."""
+    return (mirror.endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+def _token_for(mirror: Mirror) -> str:
+    return "" if mirror.endpoint else os.environ.get("HF_TOKEN", "")
 
 
 def find_files(source: Source, mirror: Mirror, patience: Patience, told: Told) -> list[Remote]:
@@ -42,11 +46,11 @@ def find_files(source: Source, mirror: Mirror, patience: Patience, told: Told) -
         Refused: as the network has it; `not there` where the set has no such configuration or split.
     """
     config = mirror.config or source.config
-    info = _info(mirror.place, mirror.revision, patience, told)
+    info = _info(mirror, mirror.revision, patience, told)
     paths = _declared(info, config, source.split) or _named(info, config, source.split)
     if not paths:
         try:
-            info = _info(mirror.place, _EXPORT, patience, told)
+            info = _info(mirror, _EXPORT, patience, told)
         except Refused as error:
             if error.symptom != "not there":
                 raise
@@ -55,13 +59,13 @@ def find_files(source: Source, mirror: Mirror, patience: Patience, told: Told) -
     if not paths:
         raise Refused("not there", _what_is_there(info, mirror, config, source.split))
     chosen = sorted(paths)[: source.max_files or None]
-    return [_remote(info, mirror.place, path) for path in chosen]
+    return [_remote(info, mirror, path) for path in chosen]
 
 
-def _info(name: str, revision: str, patience: Patience, told: Told) -> dict[str, Any]:
-    url = f"{endpoint()}/api/datasets/{quote(name)}/revision/{quote(revision, safe='')}?blobs=true"
+def _info(mirror: Mirror, revision: str, patience: Patience, told: Told) -> dict[str, Any]:
+    url = f"{endpoint_of(mirror)}/api/datasets/{quote(mirror.place)}/revision/{quote(revision, safe='')}?blobs=true"
     try:
-        info = json.loads(fetch_text(url, patience, told, os.environ.get("HF_TOKEN", "")))
+        info = json.loads(fetch_text(url, patience, told, _token_for(mirror)))
         if not (isinstance(info["sha"], str) and all(isinstance(s["rfilename"], str) for s in info["siblings"])):
             raise TypeError
     except (ValueError, KeyError, TypeError) as error:
@@ -130,12 +134,12 @@ def _what_is_there(info: dict[str, Any], mirror: Mirror, config: str, split: str
     return f"{mirror}: found no files of {config or 'the default configuration'}, split {split}; it has {some}"
 
 
-def _remote(info: dict[str, Any], name: str, path: str) -> Remote:
+def _remote(info: dict[str, Any], mirror: Mirror, path: str) -> Remote:
     sibling = next(s for s in info["siblings"] if s["rfilename"] == path)
     lfs = sibling.get("lfs") if isinstance(sibling.get("lfs"), dict) else {}
-    url = f"{endpoint()}/datasets/{quote(name)}/resolve/{info['sha']}/{quote(path)}"
+    url = f"{endpoint_of(mirror)}/datasets/{quote(mirror.place)}/resolve/{info['sha']}/{quote(path)}"
     size = sibling.get("size")
     return Remote(
         url, path, str(lfs.get("sha256", "")), str(sibling.get("blobId") or "") if not lfs else "",
-        size if isinstance(size, int) else None, os.environ.get("HF_TOKEN", ""),
+        size if isinstance(size, int) else None, _token_for(mirror),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from premortem.core.errors import StageError
 from premortem.stages.data.by_name import load_by_name
-from premortem.stages.data.cache import Cache, Entry, Kept
+from premortem.stages.data.cache import Cache, Entry, Kept, sha256_of
 from premortem.stages.data.fetch import Remote, Told, fetch, retrying
 from premortem.stages.data.hub import find_files
 from premortem.stages.data.refusal import Refused
@@ -65,6 +65,22 @@ def from_cache(source: Source, cache: Cache) -> ReadySet:
     if entry is None:
         raise Refused("not there", f"{source}: no whole copy in the cache {cache.folder}")
     return _ready(source, cache, entry)
+
+
+def take_over(source: Source, file: Path, cache: Cache) -> ReadySet:
+    """Keep a file that the user's own code fetched, checked like any other.
+
+    Raises:
+        Refused: where a mirror of the source names a sha256 and the file has another, or its rows are not right.
+    """
+    named = [mirror.sha256 for mirror in source.places if mirror.sha256]
+    if named and sha256_of(file) not in named:
+        raise Refused("damaged", f"{file}: its sha256 is none of those that {source} names")
+    check_rows(first_rows([file]), source)
+    if not named:
+        decode_all([file])
+    kept = cache.adopt_copy(file)
+    return _ready(source, cache, cache.commit(source, (kept,), f"file {file}", is_verified=bool(named)))
 
 
 def obtain(source: Source, mirror: Mirror, cache: Cache, patience: Patience, told: Told) -> ReadySet:

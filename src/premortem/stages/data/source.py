@@ -41,8 +41,10 @@ class Mirror:
             name through `datasets.load_dataset`, in a process of its own; `url`: one file; `folder`: local files.
         place: owner/name, address or folder.
         revision: of a hub's set: a branch, tag or commit.
-        sha256: of the file that `url` names; without it a first fetch can only be checked for length and form.
+        sha256: of the one file there; a hub names its own. Without it a first fetch can only be checked for
+            length and form.
         config: another name of the configuration at this place; the set's own when empty.
+        endpoint: another hub than the one of `HF_ENDPOINT`, such as a mirror of it; no token is ever sent there.
     """
 
     kind: MirrorKind
@@ -50,9 +52,10 @@ class Mirror:
     revision: str = "main"
     sha256: str = ""
     config: str = ""
+    endpoint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.place}"
+        return f"{self.kind} {self.place}{f' at {self.endpoint}' if self.endpoint else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,7 @@ def _source(row: object, where: str) -> Source:
 
 
 def _mirror(row: object, where: str) -> Mirror:
-    given = dict(_mapping(row, {*KINDS, "revision", "sha256", "config"}, where))
+    given = dict(_mapping(row, {*KINDS, "revision", "sha256", "config", "endpoint"}, where))
     kinds = [kind for kind in KINDS if kind in given]
     if len(kinds) != 1:
         raise ConfigError(f"{where}: expected exactly one of {', '.join(KINDS)}, found {', '.join(kinds) or 'none'}")
@@ -133,8 +136,9 @@ def _mirror(row: object, where: str) -> Mirror:
     if given.get("sha256") and not _SHA256.fullmatch(given["sha256"]):
         raise ConfigError(f"{where}.sha256: found {given['sha256']!r}, expected 64 hex digits in lower case")
     place = given.pop(kinds[0])
-    if kinds[0] == "url" and not place.startswith(("http://", "https://")):
-        raise ConfigError(f"{where}.url: found {place!r}, expected an address with http:// or https://")
+    for name, address in ((kinds[0], place if kinds[0] == "url" else ""), ("endpoint", given.get("endpoint", ""))):
+        if address and not address.startswith(("http://", "https://")):
+            raise ConfigError(f"{where}.{name}: found {address!r}, expected an address with http:// or https://")
     return Mirror(kinds[0], place, **given)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from premortem.core.action import Control, Override, Owner, Setting
 from premortem.core.errors import ConfigError
@@ -38,12 +38,13 @@ Plain = Callable[[Source, Cache], ReadySet]
 
 @dataclass(slots=True)
 class Need:
-    """One required set, and how things stand with it."""
+    """One required set, and how things stand with it. `came_of` says for each place asked what came of it last."""
 
     source: Source
     at: int = 0
     ready: ReadySet | None = None
     refused: Refused | None = None
+    came_of: dict[str, str] = field(default_factory=dict)
     seen: tuple[object, ...] = ()
 
     @property
@@ -98,8 +99,8 @@ class DataWorkload:
 
     @property
     def conditions(self) -> Mapping[str, Callable[[], bool | None]]:
-        """`every set is whole`: every file hashed anew."""
-        return {"every set is whole": lambda: all(n.ready is not None and n.ready.is_whole() for n in self.needs)}
+        """None: a set counts as ready only when it was hashed and decoded."""
+        return {}
 
     # --- a tick -------------------------------------------------------------------------------
 
@@ -143,6 +144,7 @@ class DataWorkload:
             need.seen = _look(need.ready)
         except Refused as error:
             need.refused = error
+            need.came_of["cache" if self._way == FROM_CACHE else str(need.mirror)] = str(error)
 
     def _by_way(self, need: Need) -> ReadySet:
         if self._way == FROM_CACHE:

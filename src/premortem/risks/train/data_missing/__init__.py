@@ -1,0 +1,1 @@
+"""Data sets cannot be had, or not whole and right."""
