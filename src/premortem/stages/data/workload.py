@@ -38,13 +38,15 @@ Plain = Callable[[Source, Cache], ReadySet]
 
 @dataclass(slots=True)
 class Need:
-    """One required set, and how things stand with it. `came_of` says for each place asked what came of it last."""
+    """One required set, and how things stand with it. `came_of` says for each place asked what came of it last, `way`
+    by which way it was had."""
 
     source: Source
     at: int = 0
     ready: ReadySet | None = None
     refused: Refused | None = None
     came_of: dict[str, str] = field(default_factory=dict)
+    way: str = ""
     seen: tuple[object, ...] = ()
 
     @property
@@ -140,7 +142,7 @@ class DataWorkload:
 
     def _fetch(self, need: Need) -> None:
         try:
-            need.ready, need.refused = self._by_way(need), None
+            need.ready, need.refused, need.way = self._by_way(need), None, self._way
             need.seen = _look(need.ready)
         except Refused as error:
             need.refused = error
