@@ -33,6 +33,8 @@ LOST = "the device failed"
 WAITING = "waiting"
 _LOOK_S = 0.5
 """How often a wait asks whether the process was told to end."""
+_IN_A_ROW = 3
+"""A step that fails so often while all memory answers is taken for lost memory: something on the device is."""
 
 
 class GivenUp(Exception):  # noqa: N818 - a way out of the step, never seen outside
@@ -47,6 +49,8 @@ class DeviceLoss:
         self._poll_s = poll_s
         self._renewal = Renewal(subject.model)
         self._is_handed_over = False
+        self._failures = 0
+        self._failed_at = -1
         self._expected: int | None = None
         self._waiting = ChosenSetting("at once")
         self._place = _Place(self, subject)
@@ -83,6 +87,8 @@ class DeviceLoss:
     def _stand_still(self, failure: Failure, *, torn: bool) -> None:
         run, state = self._run, self.state
         self._is_handed_over = False
+        self._failures = self._failures + 1 if run.step_number == self._failed_at else 1
+        self._failed_at = run.step_number
         run.report_gap(f"{LOST}: {failure.what}")
         state.is_torn = torn
         try:
@@ -96,7 +102,7 @@ class DeviceLoss:
                         f"{LOST} and the ladder is spent: {failure.what}; start again from the checkpoints"
                     )
                 if self._renewal.answers():
-                    if not state.is_torn:
+                    if not state.is_torn and self._failures < _IN_A_ROW:
                         return
                 elif self._waiting.value == WAITING:
                     self._sleep()
@@ -106,7 +112,8 @@ class DeviceLoss:
     def _look(self) -> None:
         """A device that works for new memory while the old does not answer has lost what lay there."""
         self.state.is_lost = True
-        self.state.is_memory_lost = not self._renewal.answers() and self._renewal.device_answers()
+        sound = self._renewal.answers() and self._failures < _IN_A_ROW
+        self.state.is_memory_lost = not sound and self._renewal.device_answers()
 
     def _sleep(self) -> None:
         until = time.monotonic() + self._poll_s
@@ -126,7 +133,7 @@ class DeviceLoss:
             self._renewal.renew(device)
         weights = run.keeping.load(path)["model"]
         self.moved()
-        self.state.is_torn = False
+        self.state.is_torn, self._failures = False, 0
         self._expected = digest(weights)
 
     def moved(self) -> None:

@@ -28,15 +28,17 @@ class Renewal:
         }
 
     def answers(self) -> bool:
-        """Whether an operation on the weights works, and its result arrives.
+        """Whether an operation on each parameter and buffer works, and its result arrives.
 
         Raises:
             whatever an operation raises that is no failure of the device.
         """
-        first = next(self._model.parameters(), None)
-        if first is None or not first.numel():
-            return True
-        return _works(lambda: float(first.detach().reshape(-1)[:1].float().sum()))
+        return _works(self._touch)
+
+    @torch.no_grad()
+    def _touch(self) -> None:
+        for tensor in (*self._model.parameters(), *(buffer for _, _, buffer in _buffers(self._model))):
+            float(tensor.reshape(-1)[:1].float().sum())
 
     def device_answers(self) -> bool:
         """Whether the device works for new memory."""

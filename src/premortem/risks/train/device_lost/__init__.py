@@ -1,0 +1,1 @@
+"""Risk train/device-lost."""
