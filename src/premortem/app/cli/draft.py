@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_ENTRY = """  - id: DRAFT-{number}
+_ENTRY = """  - id: {draft}{number}
     title: {title}
     status: active
     stage: {stage}
@@ -39,6 +39,7 @@ def entry_text(risk_id: str, number: int) -> str:
     import json
 
     from premortem.run.discover import find_risk
+    from premortem.run.drill import DRAFT
 
     risk = find_risk(risk_id, "the register").load()
     params = risk.params()
@@ -46,7 +47,8 @@ def entry_text(risk_id: str, number: int) -> str:
     ladder = "\n".join(f"      - rung: {json.dumps(rung.name)}" for rung in risk.rungs(params))
     stage, signal = risk_id.partition("/")[0], risk.watches(params)[0].signal
     return _ENTRY.format(
-        number=number, title=json.dumps(risk.title), stage=stage, risk=risk_id, signal=signal, ladder=ladder,
+        draft=DRAFT, number=number, title=json.dumps(risk.title),
+        stage=stage, risk=risk_id, signal=signal, ladder=ladder,
         contingency=json.dumps(last.name if last else "hand over to a person"),
     )  # fmt: skip
 
