@@ -30,6 +30,7 @@ class MakingRoom:
 
     def __init__(self, run: GuardedTraining, subject: Subject, options: Options) -> None:
         self._run = run
+        self._saves = False
         stages = [name for name, thing in subject.state.items() if callable(getattr(thing, "commit", None))]
         why_whole = f"{stages[0]!r} stages its changes, and would be staged by each piece anew" if stages else ""
         gauge = gauge_of(device_of(subject.model), options.memory_budget_gb * _GIB)
@@ -51,6 +52,7 @@ class MakingRoom:
 
     def controls(self, *, has_folder: bool) -> dict[str, Control]:
         """By name: what this run has."""
+        self._saves = has_folder
         controls: dict[str, Control] = {"caches": self._caches}
         if not self._run.stepper.needs_closure:
             controls |= {"micro_batch": self.fitting.cap, "precision": self._precision}
@@ -58,9 +60,7 @@ class MakingRoom:
             controls["recompute"] = self._recompute
         if self._idle.num_kept:
             controls["idle_models"] = self._idle
-        if has_folder:
-            controls["orderly_end"] = Request(self._end, self._has_ended)
-        return controls
+        return controls | {"orderly_end": Request(self._end, self._has_ended)}
 
     def witnesses(self, controls: dict[str, Control]) -> dict[str, str]:
         """Those of the controls that this run has."""
@@ -87,7 +87,8 @@ class MakingRoom:
         self._idle.close()
 
     def _end(self, request: str) -> None:
-        self._run.save()
+        if self._saves:
+            self._run.save()
         self._run.asking.stop(request)
 
     def _has_ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""How many bytes a pass over a batch of some size needs: a straight line through what was measured, never below it.
+"""How many bytes a pass over a batch of some size needs: lines through what was measured, never below it.
 
 A forward and backward pass needs a fixed part (gradients, workspaces) and a part that grows with the batch
 (activations). A size is the number of elements in the batch's tensors, so that a long sequence counts as long.
@@ -31,8 +31,13 @@ class Fit:
         self.points: dict[int, int] = {}
         self._too_large: tuple[int, float] | None = None
 
-    def measured(self, size: int, grown: int) -> None:
-        """A pass of this size took so many bytes at its peak; the most that was seen counts."""
+    def measured(self, size: int, grown: int, *, exact: bool = True) -> None:
+        """A pass of this size took so many bytes at its peak; the most that was seen counts.
+
+        Not ``exact``: free pages that malloc kept may have hidden some, so it can only raise what was known.
+        """
+        if not exact and grown <= (self.need(size) or 0.0):
+            return
         self.points[size] = max(grown, self.points.get(size, 0))
         if len(self.points) > _KEPT:
             del self.points[sorted(self.points)[_KEPT // 2]]  # the line hangs on its ends
@@ -57,26 +62,23 @@ class Fit:
         """The largest size that was measured; 0 for none."""
         return max(self.points, default=0)
 
-    @property
-    def slope(self) -> float | None:
-        """Bytes an element between the smallest and the largest pass; ``None`` with fewer than two sizes."""
-        if len(self.points) < 2:
-            return None
-        low, high = min(self.points), max(self.points)
-        return max(0.0, (self.points[high] - self.points[low]) / (high - low))
-
     def need(self, size: int) -> float | None:
-        """Bytes that a pass of this size takes; ``None`` before anything was measured."""
+        """Bytes that a pass of this size takes; ``None`` before anything was measured.
+
+        Between two sizes on the line between them; beyond the largest in proportion to it, which is never too low
+        as long as there is a fixed part; never lower than that of a smaller size.
+        """
         if not self.points:
             return None
         below = max((n for n in self.points if n <= size), default=None)
         if below is None:
-            return float(self.points[min(self.points)])  # a smaller pass needs no more than a larger one
-        least = max(taken for n, taken in self.points.items() if n <= size)
-        slope = self.slope
-        if slope is None:
-            slope = self.points[below] / below  # a line from nothing: never below the true one beyond its point
-        return max(float(least), self.points[below] + slope * (size - below))
+            return float(self.points[min(self.points)])
+        least = float(max(taken for n, taken in self.points.items() if n <= size))
+        above = min((n for n in self.points if n > size), default=None)
+        if above is None:
+            return max(least, self.points[below] * size / below)
+        part = (size - below) / (above - below)
+        return max(least, self.points[below] + part * (self.points[above] - self.points[below]))
 
     def fits(self, size: int, room: float) -> bool:
         """Whether a pass of this size needs no more than ``room`` bytes, as far as is known."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -20,57 +19,20 @@ from premortem.stages.train.guarded.failures import Failure
 from premortem.stages.train.guarded.fit import Fit
 from premortem.stages.train.guarded.forward import Forward
 from premortem.stages.train.guarded.gauge import Gauge, Look
-from premortem.stages.train.guarded.settings import NumberSetting
+from premortem.stages.train.guarded.pieces import PieceCap, Plan, Size, Taken
 from premortem.stages.train.guarded.splitting import CannotSplit, evenly, num_elements, num_samples, split
 from premortem.stages.train.guarded.stepper import Stepper
 from premortem.stages.train.guarded.trial import Trial
 from premortem.stages.train.guarded.trying import MicroBatch, NoRoom
 
 Weigh = Callable[[Any], float]
-HEADROOM = 0.10
-"""Of the limit stays free (AF-1.3)."""
+HEADROOM = 0.12
+"""Of the limit stays free: 10 % (AF-1.3), and something for what a prediction is off."""
 _PACE = 300.0
 """Reading memory may take one part in so many of a run far from its limit."""
 _NEAR = 0.6
 _PATIENCE = 64
 """Steps in a row without room until the exception goes on as it came."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """What the present step came to, for the signals; ``None`` is unknown."""
-
-    used: float | None = None
-    peak_share: float | None = None
-    need_share: float | None = None
-    pieces: int | None = None
-    cap: float | None = None
-    ooms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A batch's samples and elements; one that cannot be split is one sample."""
-
-    samples: int
-    elements: int
-    why_not: str = ""
-
-    def of(self, samples: int) -> int:
-        """Elements of so many of its samples."""
-        return math.ceil(self.elements * samples / self.samples)
-
-
-class PieceCap(NumberSetting):
-    """Samples a piece at most; finite, pieces are the largest that fit beneath it. Acts in the second form only."""
-
-    def __init__(self) -> None:
-        super().__init__(math.inf)
-        self.acts = True
-
-    def read(self) -> float:
-        """The cap in force; none where the last step's form could not obey it."""
-        return self.value if self.acts else math.inf
 
 
 class Fitting:
@@ -99,6 +61,7 @@ class Fitting:
         self._now: tuple[int, float] | None = None
         self._no_room = 0
         self._smallest = 1
+        self._plan_now: Plan | None = None
 
     # --- what Trying calls -------------------------------------------------------------------
 
@@ -140,6 +103,7 @@ class Fitting:
     def forget(self) -> None:
         """Passes are other ones from now on: recomputed, of another precision, on another device."""
         self.fit.forget()
+        self._plan_now = None
 
     # --- planning ----------------------------------------------------------------------------
 
@@ -161,13 +125,25 @@ class Fitting:
             self._trial.run(micro.loss_fn, micro.batch, size)
             look = self._observe(size.elements, again=True) or look
         most = self._most(size)
-        largest = self._largest(look, most, size)
+        used, largest = look.used, self._largest(look, most, size)
         if largest < most and self._is_near:
-            self.gauge.tidy()
-            look = self._observe(size.elements, again=True) or look
-            largest = self._largest(look, most, size)
-        self._note_need(look, size, most if math.isinf(self.cap.value) else max(1, largest))
+            used, largest = self._tidied(look, most, size)
+        self._note_need(look, used, size, most if math.isinf(self.cap.value) else max(1, largest))
         return self._pieces(micro, size, look, min(most, largest))
+
+    def _tidied(self, look: Look, most: int, size: Size) -> tuple[int, int]:
+        """Bytes used and samples that fit once memory was given back; for some steps what it was found to be."""
+        plan = self._plan_now
+        if plan is not None and (plan.elements, plan.most) == (size.elements, most):
+            plan.left -= 1
+            if plan.left > 0 and look.used <= plan.peak <= look.allowed:
+                return plan.used, plan.largest
+        self.gauge.tidy()
+        look = self._observe(size.elements, again=True) or look
+        largest = self._largest(look, most, size)
+        peak = look.used + (self.fit.need(size.of(max(1, largest))) or 0.0)
+        self._plan_now = Plan(size.elements, most, largest, look.used, peak)
+        return look.used, largest
 
     def _pieces(self, micro: MicroBatch, size: Size, look: Look, most: int) -> list[int]:
         if most < 1:
@@ -203,10 +179,10 @@ class Fitting:
     def _largest(self, look: Look, most: int, size: Size) -> int:
         return self.fit.largest(look.left - HEADROOM * look.allowed, most, size.of)
 
-    def _note_need(self, look: Look, size: Size, samples: int) -> None:
+    def _note_need(self, look: Look, used: int, size: Size, samples: int) -> None:
         need = self.fit.need(size.of(samples))
         if need is not None:
-            share = (look.used + need) / look.allowed
+            share = (used + need) / look.allowed
             self.taken.need_share = max(share, self.taken.need_share or 0.0)
 
     def _shares(self, batch: Any, pieces: list[int]) -> list[float]:
@@ -225,26 +201,30 @@ class Fitting:
 
     def _pass(self, micro: MicroBatch, piece: Any, elements: int, share: float) -> Tensor:
         before = self._observe(elements)
+        is_tight = before is not None and not self.fit.fits(elements, before.left - HEADROOM * before.allowed)
+        if is_tight:
+            self.gauge.trim()
+            before = self._observe(elements, again=True)
         self._now = (elements, math.inf if before is None else before.left)
-        is_measured = self._is_due(elements)
+        is_measured, is_new = self._is_due(elements), elements > self.fit.largest_measured
         if is_measured:
             began = time.perf_counter()
-            if elements > self.fit.largest_measured:
+            if is_new:
                 self.gauge.tidy()  # pages that malloc holds for later would hide what a pass takes
                 before = self._observe(elements, again=True)
             self.gauge.begin()
             self._spent += time.perf_counter() - began
         loss = self._stepper.add(self._forward(micro.loss_fn, piece), share)
         if is_measured:
-            self._measured(before, elements)
+            self._measured(before, elements, exact=is_new or is_tight)
         self._now, self._no_room = None, 0
         return loss
 
-    def _measured(self, before: Look | None, elements: int) -> None:
+    def _measured(self, before: Look | None, elements: int, *, exact: bool) -> None:
         began = time.perf_counter()
         grown = self.gauge.grown()
         if grown is not None:
-            self.fit.measured(elements, grown)
+            self.fit.measured(elements, grown, exact=exact)
             if before is not None:
                 share = (before.used + grown) / before.allowed
                 self.taken.peak_share = max(share, self.taken.peak_share or 0.0)
@@ -271,5 +251,5 @@ class Fitting:
         if self._now is not None:
             elements, room = self._now
             self.fit.failed(elements, room)
-        self._now, self._is_near = None, True
+        self._now, self._is_near, self._plan_now = None, True, None
         self.gauge.tidy()

@@ -53,8 +53,12 @@ class Gauge(Protocol):
         """Bytes by which use rose at most since :meth:`begin`; ``None`` where it cannot be seen."""
         ...
 
+    def trim(self) -> None:
+        """Give free pages back that would not all be used again; cheap enough for every pass near a limit."""
+        ...
+
     def tidy(self) -> None:
-        """Give back what is held for later, so that what is used is really used."""
+        """Collect, then trim: what is used is then really used."""
         ...
 
 
@@ -66,6 +70,7 @@ class HostMemory:
     def __init__(self, budget: float = math.inf) -> None:
         self._reader = MemoryReader()
         self._budget = budget
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
         self._start: int | None = None
 
     def look(self) -> Look | None:
@@ -85,12 +90,15 @@ class HostMemory:
         peak = peak_resident()
         return None if peak is None or self._start is None else max(0, peak - self._start)
 
+    def trim(self) -> None:
+        """Let malloc give its free pages back: what it keeps is too scattered for the next pass to use all of it."""
+        if self._trim is not None:
+            self._trim(0)
+
     def tidy(self) -> None:
-        """Collect what is unreachable and let malloc give its free pages back."""
+        """Collect what is unreachable, then trim."""
         gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        self.trim()
 
 
 class CudaMemory:
@@ -123,6 +131,9 @@ class CudaMemory:
     def grown(self) -> int | None:
         """The allocator's peak since, beyond what was allocated."""
         return max(0, torch.cuda.max_memory_allocated(self._device) - self._start)
+
+    def trim(self) -> None:
+        """Nothing: torch's allocator uses its free blocks again, and gives them back before it fails."""
 
     def tidy(self) -> None:
         """Collect what is unreachable and give cached blocks back."""

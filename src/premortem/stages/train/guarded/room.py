@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from premortem.core.signal import Signal
-from premortem.stages.train.guarded.fitting import Fitting, Taken
+from premortem.stages.train.guarded.fitting import Fitting
 from premortem.stages.train.guarded.forward import Forward
+from premortem.stages.train.guarded.pieces import Taken
 from premortem.stages.train.guarded.recompute import Recompute
 from premortem.stages.train.guarded.relief import Caches, IdleModels
 

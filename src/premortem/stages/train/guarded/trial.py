@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,10 @@ from premortem.stages.train.guarded.failures import classify
 from premortem.stages.train.guarded.fit import Fit, predicted
 from premortem.stages.train.guarded.forward import Forward, LossFn
 from premortem.stages.train.guarded.gauge import Gauge, Look
+from premortem.stages.train.guarded.pieces import Size
 from premortem.stages.train.guarded.rewind import RandomMoment
 from premortem.stages.train.guarded.splitting import CannotSplit, split
 from premortem.stages.train.guarded.stepper import Stepper
-
-if TYPE_CHECKING:
-    from premortem.stages.train.guarded.fitting import Size
 
 _TELLING = 4 << 20
 """A pass that takes fewer bytes hides behind what malloc holds; the next one takes twice the samples."""
