@@ -80,6 +80,8 @@ _HEALTHY: dict[object, Arm] = {}
 
 def watched_seed(case: WatchedCase, seed: int, home: Path, guard: Guard) -> Seed:
     """The four arms of one seed. A process runs each healthy one once, for all cases of the same workload."""
+    if case.params:
+        guard = replace(guard, params={risk: dict(values) for risk, values in case.params.items()})
     healthy = (case.build, case.num_ticks, case.confined, seed)
     watched = (*healthy, repr(guard))
     if healthy not in _HEALTHY:
