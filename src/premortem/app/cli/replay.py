@@ -131,7 +131,10 @@ def _sum_up(screen: Console, found: Replayed, *, healthy: bool, onset: float | N
     for name, (times, first, last) in heard.warnings.items():
         _say(screen, f"YELLOW, recorded only: {name}, {times:g} times from step {first:g} to {last:g}.", "dim")
     if not heard.alarms:
-        screen.print(f"[green]Nothing found[/]: nothing RED in {found.walk.num_rows} observations.")
+        but = f"; {len(found.inconclusive)} watches were inconclusive, which is no health" if found.inconclusive else ""
+        screen.print(
+            f"[green]Nothing found[/]: nothing RED in {found.walk.num_rows} observations{but}.", soft_wrap=True
+        )
     else:
         first_alarm = heard.alarms[0]
         screen.print(

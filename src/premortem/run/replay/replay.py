@@ -46,6 +46,8 @@ class Replayed:
     clock: Clock = field(default_factory=Clock)
     num_runs: int = 1
     notes: list[str] = field(default_factory=list)
+    inconclusive: list[str] = field(default_factory=list)
+    """Watches of logged signals that said nothing in the end: too few values for them, or the last were missing."""
 
     @property
     def unlogged(self) -> dict[str, list[str]]:
@@ -107,16 +109,23 @@ def _walk(log: Log, found: Replayed) -> None:
         if to(step):
             engine = _begin_anew(found)
             observe = engine.observe
-        commands = observe(row, tick, at(time, tick))
+        commands = observe(row, tick, at(time))
         if commands:
             _carry_out(engine, commands, found)
         draw(walk.step, row[loss])
+    held = {*found.columns.signals.values()}
+    found.inconclusive = [
+        f"{bound.entry}: {bound.watch.name}"
+        for bound, level in zip(found.plan.watches, engine.observer.levels, strict=True)
+        if level is None and bound.watch.signal in held
+    ]
 
 
 def _begin_anew(found: Replayed) -> Engine:
     """The log goes back to its start: another run, which gets a guard of its own, as a live one would."""
     found.num_runs += 1
     found.heard.begin_anew()
+    found.clock.begin_anew()
     return Engine(found.plan)
 
 

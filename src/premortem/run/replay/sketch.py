@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_MOST = 1024
+_MOST = 640
 
 
 class Sketch:

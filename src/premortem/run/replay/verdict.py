@@ -85,7 +85,9 @@ def notes_of(found: Replayed) -> list[str]:
         distance, before = walk.longest
         told.append(f"{walk.num_gaps} gaps in the steps, the longest of {distance:g} after step {before:g}")
     if found.clock.num_back:
-        told.append(f"the time goes back {found.clock.num_back} times: the clock stood still there")
+        told.append(f"the time goes back {found.clock.num_back} times: the clock went on from where it was")
+    if found.inconclusive:
+        told.append(f"inconclusive in the end, for want of values: {', '.join(found.inconclusive)}")
     if found.left_out:
         told.append(f"not replayed, for they watch no training run: {', '.join(found.left_out)}")
     return [*told, *found.notes, *(f"the guard itself: {what}" for what in found.heard.faults)]
@@ -107,6 +109,7 @@ def to_json(found: Replayed, *, healthy: bool, onset: float | None) -> dict[str,
         "columns": {**found.columns.signals, **{name: role for role, name in found.columns.roles.items()}},
         "not_read": [*found.columns.unread],
         "not_watched": found.unlogged,
+        "inconclusive": [*found.inconclusive],
         "notes": notes_of(found),
         "incidents": heard.num_incidents, "alarms": heard.num_alarms,
         "first": None if not heard.alarms else _alarm(heard.alarms[0]),

@@ -91,21 +91,27 @@ class Clock:
 
     seconds: float = 0.0
     num_back: int = 0
-    """How often the log's time went back: the kernel's stands still there."""
+    """How often the log's time went back within a run: the kernel's never does."""
     _began: float = math.nan
 
-    def at(self, time: float, tick: int) -> float:
-        """Seconds since the first observation."""
+    def at(self, time: float) -> float:
+        """Seconds since the first observation; after a jump back they go on from where they were."""
+        began = self._began
         if time != time:
-            if self._began != self._began:
-                self.seconds = float(tick)
-        elif self._began != self._began:
-            self._began = time
-        elif time - self._began >= self.seconds:
-            self.seconds = time - self._began
+            if began != began:
+                self.seconds += 1.0
+        elif began != began:
+            self._began = time - self.seconds
+        elif time - began >= self.seconds:
+            self.seconds = time - began
         else:
             self.num_back += 1
+            self._began = time - self.seconds
         return self.seconds
+
+    def begin_anew(self) -> None:
+        """Another run, whose time may count from 0 again."""
+        self._began = math.nan
 
 
 def joined(rows: Iterator[Row]) -> Iterator[Row]:
