@@ -24,7 +24,7 @@ from premortem.stages.tracking.folder import Folder, Status
 
 T = TypeVar("T")
 DONE, MISTAKE, BUSY, REFUSED = 0, 2, 3, 4
-_IDLE_S = 0.2
+_SHORTEST_IDLE_S, _LONGEST_IDLE_S = 0.02, 0.25
 _ALIVE_S = 2.0
 
 
@@ -44,6 +44,7 @@ class Worker:
 
     def run(self) -> int:
         """Send until the run is over and everything is there."""
+        idle_s = _SHORTEST_IDLE_S
         try:
             while True:
                 is_over = not self._folder.is_held("writer")  # asked first: nothing is written after that
@@ -52,7 +53,8 @@ class Worker:
                 if moved == 0:
                     if is_over and self._drain.is_certain:
                         break
-                    time.sleep(_IDLE_S)
+                    time.sleep(idle_s)
+                idle_s = _SHORTEST_IDLE_S if moved else min(_LONGEST_IDLE_S, 1.5 * idle_s)
             self._insist(self._drain.finish)
             self.status.done = True
             self._say()

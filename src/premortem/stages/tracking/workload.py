@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from premortem.stages.tracking.reader import last_number
 from premortem.stages.tracking.tracker import Tracker
 
 SIGNALS = (
-    Signal("unsent_age", "s", help="age of the oldest record that where it is owed has not got"),
+    Signal("unsent_age", "s", help="age of the oldest record that has not arrived; or since one did, if that is less"),
     Signal("unsent", "records", help="records that where they are owed have not arrived"),
     Signal("send_failures", help="sends that failed, in a row"),
     Signal("refused", help="1 while the tracker refuses our credentials"),
@@ -37,7 +38,10 @@ class TrackerWorkload:
     def __init__(self, tracker: Tracker, clock: Callable[[], float] = time.time) -> None:
         self._tracker = tracker
         self._clock = clock
-        self._opened = clock()
+        self._sinks: list[str] = []
+        self._owed_since = clock()
+        self._sent = math.inf
+        self._arrived = -math.inf
         self._seen: deque[tuple[int, float]] = deque()
         self.controls: Mapping[str, Control] = {"mode": _Mode(tracker), "sync": _SyncLater(tracker)}
         self.witnesses: Mapping[str, str] = {}
@@ -49,28 +53,39 @@ class TrackerWorkload:
         tracker.ensure_sender()
         now, last = self._clock(), tracker.spool.last
         sinks = folder.sinks(folder.mode)
+        if sinks != self._sinks:
+            self._sinks, self._owed_since = sinks, now
+            self._sent, self._arrived = math.inf, -math.inf
         states = [folder.status(sink) for sink in sinks]
-        sent = min((cursors.load(folder.cursor(sink)).sent for sink in sinks), default=last)
-        missing = [state for state in states if not state.run]
+        known = [cursors.load(folder.cursor(sink)) for sink in sinks]
+        sent = min((cursor.sent for cursor in known), default=last)
+        missing = [cursor for cursor in known if not cursor.saved.get("run")]
         refused = any(folder.status(name).refused for name in tracker.run.backends)
         return [
             self._age(last, sent, now),
             float(max(0, last - sent)),
             float(max((state.failures for state in states), default=0)),
             float(refused),
-            now - self._opened if missing else 0.0,
+            now - self._owed_since if missing else 0.0,
             float(tracker.spool.failures),
             float(sent),
         ]
 
     def _age(self, last: int, sent: int, now: float) -> float:
-        """By when each number was first seen here, so that a dead sender cannot make it look young."""
+        """By when each number was first seen here, so that a dead sender cannot make it look young.
+
+        While a backlog is worked off, the time since the last arrival counts: that is a tracker which is there. After
+        a change of mode only an arrival at the new place does.
+        """
+        if sent > self._sent:
+            self._arrived = now
+        self._sent = sent
         if not self._seen or last > self._seen[-1][0]:
             self._seen.append((last, now))
         while len(self._seen) > 1 and self._seen[0][0] <= sent:
             self._seen.popleft()
         oldest, since = self._seen[0]
-        return 0.0 if oldest <= sent else now - since
+        return 0.0 if oldest <= sent else now - max(since, self._arrived)
 
 
 class _Mode:
