@@ -153,10 +153,14 @@ def open_requests(ledger: Ledger, run: str) -> list[Row]:
 
 def honour(run: GuardedTraining) -> None:
     """Do what people asked for in the ledger: release a latch, accept a new normal (kernel decision 4)."""
-    for row in open_requests(run.ledger, run.driver.run):
-        who = str(row.record.data.get("who", "unknown"))
-        if row.record.event == "acknowledged":
-            run.driver.carry_out(run.engine.acknowledge(row.record.entry, who))
+
+    def asked() -> list[tuple[str, str, str]]:
+        rows = open_requests(run.ledger, run.driver.run)
+        return [(row.record.event, row.record.entry, str(row.record.data.get("who", "unknown"))) for row in rows]
+
+    for event, entry, who in run.company.peers.by_first(asked):
+        if event == "acknowledged":
+            run.driver.carry_out(run.engine.acknowledge(entry, who))
         else:
             run.driver.carry_out(run.engine.rebaseline(who))
 

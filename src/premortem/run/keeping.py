@@ -12,9 +12,11 @@ from torch import nn
 
 from premortem.core.engine import Engine
 from premortem.core.errors import StageError
-from premortem.stages.train.checkpoint import Bundle, Shelf, load_bundle
+from premortem.run.distributed.bundles import SharedBundles
+from premortem.stages.train.checkpoint import Bundle, Shelf
 from premortem.stages.train.checkpoint.search import turned_from
-from premortem.stages.train.guarded.parts import Parts, put_back_random_streams, random_streams
+from premortem.stages.train.distributed.shards import bare
+from premortem.stages.train.guarded.parts import put_back_random_streams, random_streams
 from premortem.stages.train.guarded.requests import Request, Restore
 from premortem.stages.train.guarded.workload import GIB
 from premortem.stages.train.position import PositionState
@@ -29,22 +31,27 @@ _FEWEST = 25
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Where a resumed run stands."""
+    """Where a resumed run stands. ``is_moved``: the bundle is of another number of processes, so its data position
+    and random streams are nobody's here, and the data go on with ``epoch``."""
 
     path: str
     position: Any
     ticks: int
+    is_moved: bool = False
+    epoch: int = 0
 
 
 class Keeping:
     """The bundles of one run. Without a folder nothing is kept."""
 
     def __init__(
-        self, folder: Path | None, options: Options, parts: Parts, position: Callable[[], PositionState | None]
+        self, folder: Path | None, options: Options, bundles: SharedBundles,
+        position: Callable[[], PositionState | None],
     ) -> None:  # fmt: skip
         self._folder = folder
         self._options = options
-        self._parts = parts
+        self._bundles = bundles
+        self._peers = bundles.peers
         self._position = position
         self._shelf: Shelf | None = None
         self._engine: Engine | None = None
@@ -63,7 +70,7 @@ class Keeping:
         """Take the folder; raises ``ConfigError`` when another run has it."""
         self._engine = engine
         if self._folder is not None:
-            self._shelf = Shelf(self._folder, keep=self._options.keep)
+            self._shelf = self._bundles.open(self._folder, self._options.keep)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -104,25 +111,25 @@ class Keeping:
         """Write a bundle of this moment; raises ``StageError`` when the disk does not take it."""
         self._since_save = 0
         began, position = time.monotonic(), self._position()
-        extra = {
-            "random": random_streams(),
+        common = {
             "detectors": engine.observer.state(),
-            "counters": {"step": self.step, "ticks": tick},
-            "position": None if position is None else dict(position),
+            "counters": {"step": self.step, "ticks": tick, "epoch": 0 if position is None else position["epoch"]},
         }
-        bundle = self.shelf.save(self.step, {**self._parts.gather(), **extra})
+        own: dict[str, object] = {"random": random_streams(), "position": None if position is None else dict(position)}
+        bundle = self._bundles.save(self.shelf, self.step, common, own)
         self.need_gib = sum(f.stat().st_size for f in bundle.path.iterdir()) / GIB
         self._step_of[tick] = self.step
         if not self._options.prune_by_hand:
-            self.shelf.prune()
+            self._peers.by_first(self.shelf.prune)
         self._save_s = time.monotonic() - began + self._mark_s
         self.saving_s += time.monotonic() - began
 
     def mark_good(self, tick: int) -> None:
         """The bundle saved at this tick earned its mark; its baseline is kept with it."""
         assert self._engine is not None
-        began, bands = time.monotonic(), self._engine.baseline.bands
-        self.shelf.mark_good(self._step_of.pop(tick), {name: band.location for name, band in bands.items()})
+        began, bands, step = time.monotonic(), self._engine.baseline.bands, self._step_of.pop(tick)
+        if self._peers.is_first:
+            self.shelf.mark_good(step, {name: band.location for name, band in bands.items()})
         self._mark_s = time.monotonic() - began
         self.saving_s += self._mark_s
 
@@ -130,13 +137,13 @@ class Keeping:
         """The control that brings the last good bundle back."""
 
         def load_good() -> dict[str, object]:
-            good = self._good()
+            good = self._peers.by_first(self._good)
             parts = self.load(good.path)
-            self.shelf.abandon(good.step, "restored to the last good bundle")
+            self._peers.by_first(lambda: self.shelf.abandon(good.step, "restored to the last good bundle"))
             on_restored()
             return parts
 
-        return Restore(model, load_good).control
+        return Restore(bare(model), load_good).control
 
     def prune_control(self) -> Request:
         """The control that deletes what nothing points to, down to the newest ``keep``: ``"keep 3"``."""
@@ -144,6 +151,9 @@ class Keeping:
 
         def prune(request: str) -> None:
             left.clear()
+            left.append(self._peers.by_first(lambda: keep(request)))
+
+        def keep(request: str) -> int:
             shelf, usual = self.shelf, self.shelf.keep
             shelf.keep = int(request.split()[1])
             try:
@@ -152,7 +162,7 @@ class Keeping:
                 shelf.keep = usual
             if not deleted:
                 raise StageError("nothing can be deleted: every bundle is good, protected or among the newest")
-            left.append(len(shelf.bundles()))
+            return len(shelf.bundles())
 
         return Request(prune, lambda: bool(left) and len(self.shelf.bundles()) <= left[0])
 
@@ -160,6 +170,9 @@ class Keeping:
         """The control that deletes what the run's owner named as intermediate."""
 
         def delete(request: str) -> None:
+            self._peers.by_first(unlink)
+
+        def unlink() -> None:
             if not any(True for _ in self._intermediates()):
                 raise StageError(f"nothing matches {', '.join(self._options.intermediates)}: nothing to delete")
             for path in self._intermediates():
@@ -179,20 +192,27 @@ class Keeping:
             StageError: when bundles are there and none of them serves: a run must not begin anew over them.
             ConfigError: when the bundle is of another model or optimiser.
         """
+        path = self._peers.by_first(self._find)
+        if path is None:
+            return None
+        parts = self.load(path)
+        counters = parts["counters"]
+        if "random" not in parts:
+            return Loaded(str(path), None, counters["ticks"], is_moved=True, epoch=counters.get("epoch", 0))
+        put_back_random_streams(parts["random"])
+        return Loaded(str(path), parts["position"], counters["ticks"])
+
+    def _find(self) -> Path | None:
         search = self.shelf.find_loadable()
         # an abandoned one was left on purpose; every other that is passed over is news
         self.rejected = tuple(r.why for r in search.rejected if turned_from(r.bundle) is None)
-        if search.bundle is None:
-            if search.rejected:
-                raise StageError(
-                    f"{self._folder}: found {len(search.rejected)} bundles and none that serves "
-                    f"({search.rejected[0].why}), expected one to go on from; "
-                    "move them away to begin anew, or give another folder"
-                )
-            return None
-        parts = self.load(search.bundle.path)
-        put_back_random_streams(parts["random"])
-        return Loaded(str(search.bundle.path), parts["position"], parts["counters"]["ticks"])
+        if search.bundle is None and search.rejected:
+            raise StageError(
+                f"{self._folder}: found {len(search.rejected)} bundles and none that serves "
+                f"({search.rejected[0].why}), expected one to go on from; "
+                "move them away to begin anew, or give another folder"
+            )
+        return None if search.bundle is None else search.bundle.path
 
     def newest(self) -> Path:
         """The newest bundle that verifies.
@@ -213,8 +233,7 @@ class Keeping:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Verify everything first, then put everything back."""
-        parts: dict[str, Any] = load_bundle(path)
-        self._parts.put_back(parts)
+        parts = self._bundles.load(path)
         self.step = parts["counters"]["step"]
         assert self._engine is not None
         self._engine.observer.load(parts["detectors"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from premortem.core.errors import StageError
 from premortem.run.evidence import honour
+from premortem.stages.train.distributed.peers import PeerLost
 from premortem.stages.train.guarded.trying import NO_ROOM
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Saving:
         began = time.monotonic()
         try:
             run.keeping.save(run.ticks, run.engine)
+        except PeerLost:
+            raise
         except StageError as error:
             run.workload.failed_saves += 1
             run.driver.carry_out(run.engine.guard_fault(f"a bundle was not saved: {error}"))
@@ -43,8 +46,14 @@ class Saving:
         run = self._run
         loaded = run.keeping.resume() if weights else None
         if loaded is not None:
-            run.draws.resume_at(loaded.position)
+            run.draws.resume_at(loaded.position, epoch=loaded.epoch)
             run.ticks = loaded.ticks
             run.stepper.forget()
-        run.remembering.recall()
+        is_moved = loaded is not None and loaded.is_moved
+        run.remembering.recall(skips=not is_moved)
+        if loaded is not None and is_moved:
+            run.report_gap(
+                f"{loaded.path} is of another number of processes: each one's place in the data, random streams and "
+                f"skipped batches are not carried over, and the data begin anew with epoch {loaded.epoch}"
+            )
         return "" if loaded is None else loaded.path

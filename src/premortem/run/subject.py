@@ -11,6 +11,7 @@ from torch import nn
 from premortem.core.action import Control
 from premortem.core.errors import ConfigError
 from premortem.core.signal import Signal
+from premortem.stages.train.distributed.shards import bare
 from premortem.stages.train.guarded.checks import gaps_of, require_torch
 from premortem.stages.train.guarded.parts import Parts
 from premortem.stages.train.guarded.stepper import Companions
@@ -44,7 +45,7 @@ class Subject:
 
     def parts(self) -> Parts:
         """All that rolls back, by name."""
-        parts, with_ = Parts(self.model, self.optimizer), self.companions
+        parts, with_ = Parts(bare(self.model), self.optimizer), self.companions
         for name, thing in (
             ("scheduler", with_.scheduler),
             ("scaler", with_.scaler),

@@ -19,21 +19,20 @@ from torch.utils.data import DataLoader
 from premortem.core.engine import Engine
 from premortem.core.errors import ConfigError
 from premortem.core.evidence import Event, Plain, Record
-from premortem.ledger.ledger import Ledger
 from premortem.parts.curve import write_curve
 from premortem.run.asking import Asking
 from premortem.run.bind import bind
 from premortem.run.calls import Calls
 from premortem.run.capping import Capping
 from premortem.run.device_loss import LOST, DeviceLoss, GivenUp
-from premortem.run.driver import Driver
+from premortem.run.distributed.bundles import SharedBundles
+from premortem.run.distributed.company import Company
 from premortem.run.evidence import honour
 from premortem.run.keeping import Keeping
 from premortem.run.making_room import MakingRoom
 from premortem.run.remembering import Remembering
 from premortem.run.saving import Saving
 from premortem.run.subject import Subject
-from premortem.run.telling import tell
 from premortem.stages.train.guarded.checks import require_fit
 from premortem.stages.train.guarded.draws import Draws
 from premortem.stages.train.guarded.stepper import OVERFLOW, Stepped, Stepper
@@ -57,14 +56,16 @@ class GuardedTraining:
     def __init__(self, guard: Guard, subject: Subject, options: Options) -> None:
         self._subject = subject
         self._options = options
+        self.company = Company(subject, lambda what: self.report_gap(what))
         self.stepper = Stepper(
             subject.model, subject.optimizer, subject.companions,
-            max_norm=options.max_norm, accumulate=options.accumulate,
+            max_norm=options.max_norm, accumulate=options.accumulate, peers=self.company.peers,
         )  # fmt: skip
         self.trying = Trying(self.stepper)
         self.draws = Draws()
         self.parts = subject.parts()
-        self.keeping = Keeping(subject.folder, options, self.parts, self.draws.position_state)
+        bundles = SharedBundles(self.company.peers, self.parts, subject.model, subject.optimizer)
+        self.keeping = Keeping(subject.folder, options, bundles, self.draws.position_state)
         self.ticks = 0
         self._losses: list[float] = []
         self._last_time: float | None = None
@@ -88,19 +89,14 @@ class GuardedTraining:
         subject.equip(self.workload)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         require_fit(subject.model, subject.optimizer)
-        given = guard.ledger
-        beside = None if subject.folder is None or given is not None else subject.folder / "ledger.db"
-        self._owns_ledger = given is None or isinstance(given, str | Path)
-        self.ledger: Ledger = given if isinstance(given, Ledger) else Ledger.open(given or beside, run=subject.name)
-        self.driver = Driver(
-            self.engine, self.workload, self.ledger,
-            run=subject.name, patience_s=_PATIENCE_S, mark_good=self.keeping.mark_good,
-        )  # fmt: skip
+        self.ledger = self.company.ledger(guard.ledger)
+        self.driver = self.company.driver(
+            self.engine, self.workload, self.ledger, patience_s=_PATIENCE_S, mark_good=self.keeping.mark_good
+        )
         self._capping = Capping(self.engine, self.stepper)
         self.driver.listen(self._capping.hear)
         self.driver.listen(Calls(guard.file, self.driver.note).hear)
-        self.driver.listen(tell)
-        self.remembering = Remembering(self.driver, self.draws)
+        self.remembering = Remembering(self.driver, self.draws, self.company.peers)
         self._saving = Saving(self)
         self.device_loss.listen()
         self.making_room.listen()
@@ -119,22 +115,25 @@ class GuardedTraining:
         for why in self.keeping.rejected:
             self._note("guard_fault", what=f"a bundle was passed over: {why}")
             warnings.warn(f"premortem: a bundle was passed over: {why}", RuntimeWarning, stacklevel=2)
-        for gap in (*self.engine.plan.gaps, *self._subject.gaps()):
+        for gap in (*self.engine.plan.gaps, *self._subject.gaps(), *self.company.gaps()):
             self.report_gap(gap)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        lost = self.company.peers.explain(error)
         try:
             if error is None and not self.stopped and self._subject.folder is not None and self.keeping.is_behind:
                 self._save()  # a run that ended well is not taken back to an old bundle
             self.driver.save_memory()
-            why = self.stop_reason or ("" if error is None else f"{type(error).__name__}: {error}")
+            why = self.stop_reason or ("" if error is None else f"{type(lost or error).__name__}: {lost or error}")
             self._note("run", what="ended", steps=self.step_number, ticks=self.ticks, why=why)
         finally:
             self._is_open = False
             self._let_go()
+        if lost is not None:
+            raise lost from error
         if self._termination.is_asked and error is None:
             raise SystemExit(EXIT_CODE)
 
@@ -142,8 +141,7 @@ class GuardedTraining:
         self._termination.close()
         self.making_room.close()
         self.keeping.close()
-        if self._owns_ledger:
-            self.ledger.close()
+        self.company.leave()
 
     @property
     def step_number(self) -> int:
@@ -250,14 +248,16 @@ class GuardedTraining:
         self.draws.stepped(reached=stepped.applied or stepped.why in (OVERFLOW, NO_ROOM))
         self._subject.settle(kept=stepped.applied)
         row = self.workload.row(stepped, seconds)
-        names = self.workload.names
-        self.ledger.note_readings(self.ticks, {n: v for n, v in zip(names, row, strict=True) if v is not None})
+        agreed = self.company.agree(row, is_due=self.keeping.is_due, is_asked=self._termination.is_asked)
+        seen = {n: v for n, v in zip(self.workload.names, agreed.row, strict=True) if v is not None}
+        self.ledger.note_readings(self.ticks, seen)
         self._losses.append(stepped.loss)
-        self.driver.tick(row, self.ticks)
-        if self._termination.is_asked and not self.stopped:
+        self.driver.tick(agreed.row, self.ticks)
+        if agreed.is_asked and not self.stopped:
+            self._termination.is_asked = True  # it may have come to another process
             self.asking.stop("SIGTERM")
             self._save()
-        elif self.keeping.is_due and not self.stopped:
+        elif agreed.is_due and not self.stopped:
             self._save()
 
     def observe_standstill(self) -> None:

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.train.checkpoint.files import Beside, FileRecord, record_of
@@ -41,6 +42,11 @@ _OWN = re.compile(r"__(\d+)_\d+\.distcp")
 def is_sharded(model: nn.Module) -> bool:
     """Whether the model's parameters are spread over processes (FSDP2's ``fully_shard``, tensor parallelism)."""
     return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without the wrapper that averages its gradients: its names are those of a run of one process."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def save_sharded(

@@ -24,13 +24,14 @@ class Draws:
         """Batches whose gradient never reached the weights."""
         self._saved: PositionState | None = None
         self._used: list[Place] = []
+        self._first_epoch = 0
 
     @property
     def epoch(self) -> int:
         """The epoch in which the next batch is drawn, from 0."""
         if self.position is not None:
             return self.position.epoch
-        return 0 if self._saved is None else self._saved["epoch"]
+        return self._first_epoch if self._saved is None else self._saved["epoch"]
 
     def of(self, loader: DataLoader[Any]) -> PositionedBatches[Any]:
         """The loader with its position; one that replaces another goes on with the epochs and the skips.
@@ -43,6 +44,7 @@ class Draws:
         if last is not None and last.loader is loader:
             return last
         now: PositionedBatches[Any] = PositionedBatches(loader, skip=self.skip)
+        now.epoch = self._first_epoch
         if last is not None:
             now.epoch = last.epoch + bool(last.index)
             now.skip |= last.skip
@@ -89,6 +91,6 @@ class Draws:
         """What a bundle keeps; before the first batch of a resumed run, what it resumed from."""
         return self._saved if self.position is None else self.position.state_dict()
 
-    def resume_at(self, saved: PositionState | None) -> None:
-        """Go on there with the next loader that is asked for."""
-        self._saved = saved
+    def resume_at(self, saved: PositionState | None, *, epoch: int = 0) -> None:
+        """Go on there with the next loader that is asked for; without a position, at the beginning of an epoch."""
+        self._saved, self._first_epoch = saved, epoch

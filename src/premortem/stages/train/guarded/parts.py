@@ -73,29 +73,31 @@ class Parts:
             )
         self._others[name] = cast("Stateful", thing)
 
-    def gather(self) -> dict[str, object]:
-        """A live view of every part; nothing is copied."""
-        return {
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            **{name: thing.state_dict() for name, thing in self._others.items()},
-        }
+    def gather(self, *, weights: bool = True) -> dict[str, object]:
+        """A live view of every part; nothing is copied. ``weights``: model and optimiser, too."""
+        return {name: thing.state_dict() for name, thing in self._all(weights=weights).items()}
 
-    def put_back(self, parts: Mapping[str, Any]) -> None:
+    def _all(self, *, weights: bool) -> dict[str, Stateful]:
+        own: dict[str, Stateful] = {"model": self._model, "optimizer": self._optimizer} if weights else {}
+        return own | self._others
+
+    def put_back(self, parts: Mapping[str, Any], *, weights: bool = True) -> None:
         """Load every part that the run has; one that the bundle lacks is an error before anything changes.
+
+        ``weights``: model and optimiser, too; shards are put back by who read them.
 
         Raises:
             StageError: naming the missing part.
             ConfigError: naming the part that is of another shape.
         """
-        missing = [name for name in ("model", "optimizer", *self._others) if name not in parts]
+        asked = self._all(weights=weights)
+        missing = [name for name in asked if name not in parts]
         if missing:
             raise StageError(
                 f"the bundle lacks {', '.join(missing)}; it was saved by a run without them: "
                 "resume with the same companions, or start in an empty folder"
             )
-        own: dict[str, Stateful] = {"model": self._model, "optimizer": self._optimizer}
-        for name, thing in (own | self._others).items():
+        for name, thing in asked.items():
             try:
                 thing.load_state_dict(parts[name])
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
