@@ -67,6 +67,7 @@ class Reasoner:
         """
         verify_bundle(self.bundle)
         self._model = None
+        gc.collect()  # what hung on it may refer to itself in a circle
         hand_back(self.device)
         with torch.random.fork_rng(devices=[]):  # the draws of a fresh model are thrown away; nobody's stream moves
             model = HRM(self.config)
@@ -132,8 +133,7 @@ class Reasoner:
 
 
 def hand_back(device: torch.device | str = "cpu") -> None:
-    """Give freed memory back to the system: Python and the allocators would rather keep it for themselves."""
-    gc.collect()
+    """Give freed memory back to the system: the allocators would rather keep it for themselves."""
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
     if (trim := _malloc_trim()) is not None:
