@@ -127,9 +127,9 @@ PHRASES = [
 ]  # fmt: skip
 
 
-def test_the_box_holds_46_entries_and_the_default() -> None:
+def test_the_box_holds_46_entries_of_sources_and_two_registers_for_anything() -> None:
     counts = {name: len(register.entries) for name, register in ALL.items()}
-    assert counts == {"hrm": 3, "ultrathink": 11, "agent-forge": 15, "ryzanstein": 17, "default": 4}
+    assert counts == {"hrm": 3, "ultrathink": 11, "agent-forge": 15, "ryzanstein": 17, "default": 4, "supervise": 4}
     assert tuple(ALL) == builtin_names()
     assert all(register.register == name for name, register in ALL.items())
 
@@ -156,7 +156,7 @@ def test_ryzanstein_metadata_is_as_its_source_says(key: str, row: tuple[str, int
 
 
 def test_what_we_set_ourselves_is_marked_so() -> None:
-    assert {e.set_by for name in ("hrm", "default") for e in ALL[name].entries} == {"premortem"}
+    assert {e.set_by for name in ("hrm", "default", "supervise") for e in ALL[name].entries} == {"premortem"}
 
 
 @pytest.mark.parametrize(("entry_id", "signal", "level", "figure"), THRESHOLDS)

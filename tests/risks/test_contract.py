@@ -125,7 +125,7 @@ def test_its_drill_names_real_cases_with_bounds(found: FoundRisk) -> None:
         assert case.at > 0
 
 
-@pytest.mark.parametrize("name", ["hrm", "ultrathink", "agent-forge", "ryzanstein", "default"])
+@pytest.mark.parametrize("name", ["hrm", "ultrathink", "agent-forge", "ryzanstein", "default", "supervise"])
 def test_every_active_entry_of_the_box_binds_to_its_risks(name: str) -> None:
     for entry in Guard(name).active:
         assert entry.risks

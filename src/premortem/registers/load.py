@@ -31,7 +31,7 @@ from premortem.registers.shape import Shape
 from premortem.registers.source import MAX_BYTES, BlemishError, compose, is_text, locate, pairs, plain
 
 _FOLDER = FilePath(__file__).parent
-_BUILTIN = ("hrm", "ultrathink", "agent-forge", "ryzanstein", "default")
+_BUILTIN = ("hrm", "ultrathink", "agent-forge", "ryzanstein", "default", "supervise")
 T = TypeVar("T")
 _ENTER = "expected a register: a YAML file, or one of " + ", ".join(_BUILTIN)
 

@@ -23,16 +23,16 @@ from premortem.run.bind import bind
 from premortem.run.calls import Calls
 from premortem.run.driver import Driver
 from premortem.run.guard import Guard
-from premortem.run.supervise.handing import Handing
 from premortem.run.supervise.options import Options
-from premortem.run.supervise.running import Running, Setup
 from premortem.run.supervise.signals import handed_on
-from premortem.run.supervise.starts import Ended, Starts
 from premortem.run.supervise.summary import Summary, verdict_of
-from premortem.run.supervise.workload import GIB, ProcessWorkload
 from premortem.stages.process.group import LimitedGroup, LimitNotPermitted
+from premortem.stages.process.handing import Handing
 from premortem.stages.process.progress import Progress
+from premortem.stages.process.running import Running, Setup
 from premortem.stages.process.sizes import in_words
+from premortem.stages.process.starts import Ended, Starts
+from premortem.stages.process.workload import GIB, ProcessWorkload
 
 Say = Callable[[str], None]
 _LAST_LOOKS = 2000

@@ -14,6 +14,7 @@ import yaml
 from premortem.core.errors import ConfigError
 from premortem.registers.schema import Scalar
 from premortem.stages.process.edits import Edit, Value
+from premortem.stages.process.handing import Hand
 from premortem.stages.process.progress import STEPS
 from premortem.stages.process.sizes import parse_size
 
@@ -43,14 +44,6 @@ class ConfigRow(msgspec.Struct, forbid_unknown_fields=True):
     progress: str | None = None
     settings: dict[Less, HandRow] = {}
     params: dict[str, dict[str, Scalar]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Hand:
-    """What the user adds to a restart of one kind."""
-
-    environment: Mapping[str, str] = field(default_factory=dict)
-    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

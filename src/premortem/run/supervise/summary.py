@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from premortem.core.evidence import Plain
-from premortem.run.supervise.starts import Ended
+from premortem.stages.process.starts import Ended
 
 GAVE_UP = 125
 """Exit code where the supervisor stopped trying: a loop, no restart left, or nothing that could help."""

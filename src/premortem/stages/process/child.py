@@ -37,6 +37,7 @@ class Start:
         streams: file descriptors for stdin, stdout and stderr.
         has_terminal: the streams are a terminal that shall become the command's own.
         group: the file that a process writes itself into to enter a control group; ``None`` for none.
+        folder: where it works; ``None`` for here.
     """
 
     command: tuple[str, ...]
@@ -45,6 +46,7 @@ class Start:
     streams: tuple[int, int, int] = (0, 1, 2)
     has_terminal: bool = False
     group: Path | None = None
+    folder: Path | None = None
 
 
 class Child:
@@ -66,7 +68,7 @@ class Child:
                  "-" if start.group is None else str(start.group), "tty" if start.has_terminal else "-"]  # fmt: skip
         try:
             self._keeper = subprocess.Popen(
-                [*words, *start.command], env=dict(start.environment), start_new_session=True,
+                [*words, *start.command], env=dict(start.environment), start_new_session=True, cwd=start.folder,
                 stdin=start.streams[0], stdout=start.streams[1], stderr=start.streams[2], pass_fds=(life, report),
             )  # fmt: skip
         except BaseException:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from premortem.core.action import Control
 from premortem.core.signal import Signal
-from premortem.run.supervise.controls import Again, Asked, Level, Paused, wake
-from premortem.run.supervise.handing import KINDS
-from premortem.run.supervise.running import Running
+from premortem.stages.process.controls import Again, Asked, Level, Paused, wake
+from premortem.stages.process.handing import KINDS
+from premortem.stages.process.running import Running
 
 NONE_IN_SIGHT = 1e6
 """Seconds to the limit where memory does not grow."""
@@ -29,6 +29,7 @@ SIGNALS = (
     Signal("device_lost", "flag", help="it ended as a device failed"),
     Signal("unreachable", "flag", help="it ended as a service did not answer"),
     Signal("same_ending", "in a row", help="equal crashes without progress; 0 while it runs"),
+    Signal("tried_enough", "flag", help="it ended for a service or device, as it did in as many starts before"),
     Signal("no_restart_left", "flag", help="it ended badly and no restart is left"),
 )
 _FLAG = {"memory": "out_of_memory", "device-memory": "out_of_device_memory", "device": "device_lost",
@@ -83,6 +84,8 @@ class ProcessWorkload:
         row[_FLAG.get(last.kind, "crashed")] = 1.0
         if last.kind == "crash":  # for the others the ladder has something else to try
             row["same_ending"] = float(last.same)
+        elif last.kind in ("network", "device"):
+            row["tried_enough"] = 1.0 if last.same >= starts.same_at_most else 0.0
         row["no_restart_left"] = 1.0 if starts.restarts >= starts.most else 0.0
 
     def _has_failed(self) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from premortem.run.supervise.options import Hand
 from premortem.stages.process.edits import Edit, EditedFiles
 from premortem.stages.process.settings import VARIABLE, Settings, write_settings
 
@@ -25,6 +25,14 @@ _SAVE_MEMORY = {
 _SAVE_MORE = {"MALLOC_TRIM_THRESHOLD_": "131072", "TOKENIZERS_PARALLELISM": "false"}
 _OFFLINE = {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _NO_DEVICE = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """What the user adds to a restart of one kind."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
 
 
 class Handing:

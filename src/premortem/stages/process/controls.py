@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from premortem.core.action import Override, OverrideStack, Owner, Setting
 from premortem.core.errors import StageError
-from premortem.run.supervise.running import Running, signature_of
+from premortem.stages.process.running import Running, signature_of
 
 NOTHING = "nothing"
 

@@ -16,11 +16,11 @@ from premortem.core.errors import StageError
 from premortem.machine.cgroup import cgroup_of
 from premortem.machine.ending import Witnesses, ending
 from premortem.machine.memory import available
-from premortem.run.supervise.handing import Handing, Levels
-from premortem.run.supervise.starts import Ended, Starts, kind_of
 from premortem.stages.process.child import Child, Start
 from premortem.stages.process.group import LimitedGroup
 from premortem.stages.process.growth import Growth
+from premortem.stages.process.handing import Handing, Levels
+from premortem.stages.process.starts import Ended, Starts, kind_of
 from premortem.stages.process.terminal import Streams
 from premortem.stages.process.tree import Look, environment_of
 
@@ -31,13 +31,16 @@ _BUSY = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What stays the same over all starts. ``stdout`` and ``stderr`` are where its output goes."""
+    """What stays the same over all starts. ``stdout`` and ``stderr`` are where its output goes, ``folder`` is where it
+    works (``None``: here).
+    """
 
     command: tuple[str, ...]
     grace_s: float
     limit: int | None
     group: LimitedGroup | None
     heartbeat_file: Path | None = None
+    folder: Path | None = None
     stdout: int = 1
     stderr: int = 2
 
@@ -95,7 +98,8 @@ class Running:
         try:
             self.child = Child(Start(
                 command=self.setup.command, environment=environment, grace_s=self.setup.grace_s,
-                streams=streams.handed, has_terminal=streams.has_terminal, group=None if group is None else group.procs,
+                streams=streams.handed, has_terminal=streams.has_terminal,
+                folder=self.setup.folder, group=None if group is None else group.procs,
             ))  # fmt: skip
         except BaseException:
             streams.close()

@@ -1,0 +1,1 @@
+"""Ways in which any command fails, whatever it computes."""

@@ -1,0 +1,1 @@
+"""A command ends badly, again and again."""

@@ -1,0 +1,1 @@
+"""The file system that a command writes to fills up."""

@@ -1,0 +1,1 @@
+"""A command takes memory until its limit kills it."""

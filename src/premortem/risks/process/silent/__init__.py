@@ -1,0 +1,1 @@
+"""A command is there and does nothing."""
