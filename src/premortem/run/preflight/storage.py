@@ -26,16 +26,16 @@ def rows(asked: Asked) -> Iterable[Row]:
     """Free space and files, the checkpoint folder, the ledger."""
     if asked.need_gb is not None and not 0.0 < asked.need_gb < float("inf"):
         raise ConfigError(f"--need-gb: found {asked.need_gb}, expected a positive number of GiB")
-    folder = _existing(asked.folder)
+    folder = existing(asked.folder)
     yield _space(folder, asked.need_gb)
     if asked.need_gb is None:
         yield Row("need of the next phase", "not asked", "no figure was given", "", "--need-gb GIB")
     yield _files(folder)
-    yield _written(asked.folder, folder)
+    yield written(asked.folder, f"checkpoint folder {asked.folder}")
     yield _ledger(ledger_path(asked.ledger))
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """The folder, or the nearest one above it that is there: it will be made inside that one."""
     path = path.absolute()
     while not path.exists():
@@ -68,8 +68,9 @@ def _files(folder: Path) -> Row:
     return Row(what, "ok" if enough else "not ok", f"{found.f_favail}", expected, "" if enough else "delete files")
 
 
-def _written(wanted: Path, folder: Path) -> Row:
-    what, expected = f"checkpoint folder {wanted}", "1 MiB written, flushed, renamed, read back, deleted"
+def written(wanted: Path, what: str) -> Row:
+    """A folder is really written, or the one in which it will be made; what was written is taken away again."""
+    folder, expected = existing(wanted), "1 MiB written, flushed, renamed, read back, deleted"
     if not folder.is_dir():
         return Row(what, "not ok", f"{folder} is a file", expected, "name a folder (--folder)")
     content = os.urandom(_PROBE)
@@ -93,7 +94,7 @@ def _written(wanted: Path, folder: Path) -> Row:
 def _ledger(place: Path) -> Row:
     """A ledger of its own beside the real one: locks and flushes of SQLite are tried, and no evidence is touched."""
     what, expected = f"ledger {place}", "a record written, committed and found again"
-    folder = _existing(place.parent)
+    folder = existing(place.parent)
     try:
         with tempfile.TemporaryDirectory(prefix=".premortem-check-", dir=folder) as probe:
             ledger = Ledger.open(Path(probe) / "ledger.db", run="check")

@@ -222,14 +222,15 @@ def _places(backends: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]
     places = {}
     for name in names:
         require_known(name)
-        place = str(given.get(name) or _default(name))
+        place = str(given.get(name) or default_place(name))
         if _SECRET.search(place):
             raise ConfigError(f"tracker: found a password in the address of {name}; put it into the environment")
         places[name] = place if "://" in place or place == "databricks" else str(Path(place).absolute())
     return places
 
 
-def _default(name: str) -> str:
+def default_place(name: str) -> str:
+    """Where a tracker is when nobody says: its own variable, else its own default."""
     if name == "mlflow":
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
     if name == "wandb":
