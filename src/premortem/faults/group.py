@@ -201,3 +201,39 @@ def _end(pid: int, folder: Path) -> None:
             (folder.parent / _PROCS).write_text(str(pid))
         else:
             os.kill(pid, signal.SIGKILL)
+
+
+class GroupLimit(Disturbance):
+    """A limit on a whole group that stands already: who is in it may grow no further, and is killed if it does."""
+
+    name = "limit on a memory group"
+
+    def __init__(self, group: MemoryGroup, limit_bytes: int) -> None:
+        _check(limit_bytes)
+        self._on, self.limit_bytes = group, limit_bytes
+        self._kills: int | None = None
+        self._entered = False
+
+    def _apply(self) -> None:
+        self._kills, self._entered = self._on.oom_kills, True
+        self._on.limit(self.limit_bytes)
+
+    def _undo(self) -> None:
+        if self._entered and self._on.is_on:
+            self._on.limit(None)
+
+    def observed(self) -> Evidence:
+        """Whether the kernel killed for it since; None where the group keeps no count."""
+        if not self._entered:
+            return Evidence(None, f"{self.name}: never entered")
+        now, before = self._on.oom_kills, self._kills
+        if now is None or before is None:
+            return Evidence(None, f"{self.name}: no counter of kills")
+        return Evidence(now > before, f"{self.name}: {self.limit_bytes} bytes, the kernel killed {now - before}")
+
+    def gone(self) -> Evidence:
+        """Whether the group has no limit any more, or is removed."""
+        if not self._entered:
+            return Evidence(None, f"{self.name}: never entered")
+        left = self._on.group.limit
+        return Evidence(left is None, f"{self.name}: the group's limit is {left or 'none'}")

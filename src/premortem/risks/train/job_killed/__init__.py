@@ -1,0 +1,1 @@
+"""Jobs are killed because memory runs out."""
