@@ -4,6 +4,7 @@ import email.utils
 import hashlib
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,9 @@ def test_what_is_not_there_is_not_tried_again(server: FileServer, tmp_path: Path
     ("kind", "amount"), [("refuse", 0), ("reset", 0), ("hang", 0), ("black hole", 50_000), ("truncate", 50)]
 )
 def test_a_dead_network_ends_within_its_bound(server: FileServer, tmp_path: Path, kind, amount: float) -> None:
+    patience = replace(QUICK, attempts=2)
     with TcpProxy(server.port) as proxy, BadNetwork(proxy, kind, amount), pytest.raises(Refused) as caught:
-        bring(remote(server, proxy.port, sha256=SHA), tmp_path / "part")
+        bring(remote(server, proxy.port, sha256=SHA), tmp_path / "part", patience)
     assert caught.value.symptom == "unreachable"
 
 

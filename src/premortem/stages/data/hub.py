@@ -139,6 +139,8 @@ def _remote(info: dict[str, Any], mirror: Mirror, path: str) -> Remote:
     lfs = sibling.get("lfs") if isinstance(sibling.get("lfs"), dict) else {}
     url = f"{endpoint_of(mirror)}/datasets/{quote(mirror.place)}/resolve/{info['sha']}/{quote(path)}"
     size = sibling.get("size")
+    if not lfs.get("sha256") and not sibling.get("blobId"):
+        raise Refused("damaged", f"{url}: the hub names no hash for it")
     return Remote(
         url, path, str(lfs.get("sha256", "")), str(sibling.get("blobId") or "") if not lfs else "",
         size if isinstance(size, int) else None, _token_for(mirror),

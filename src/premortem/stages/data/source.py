@@ -85,7 +85,8 @@ class Source:
         return self.mirrors or (Mirror("hub", self.name), Mirror("datasets", self.name))
 
     def __str__(self) -> str:
-        return f"{self.name}{f'[{self.config}]' if self.config else ''}:{self.split}"
+        part = f"{self.config}, {self.split}" if self.config else self.split
+        return f"{self.name} ({part})"
 
 
 def read_sources(path: str | Path) -> tuple[Source, ...]:
