@@ -19,6 +19,7 @@ from premortem.ledger.ledger import Filters, Ledger, Receipt
 from premortem.run.patience import Answer, Patience
 
 Listener = Callable[[Record], None]
+Follower = Callable[[list[float | None], int], None]
 Clock = Callable[[], float]
 
 _REMEMBERED = frozenset({"turn", "undo", "ask", "keep"})
@@ -53,6 +54,7 @@ class Driver:
         self.run = run
         self._mark_good = mark_good
         self._listeners: list[Listener] = []
+        self._followers: list[Follower] = []
         self._patience = Patience(patience_s)
         self._faults_noted: set[str] = set()
         self._clock = clock
@@ -61,6 +63,10 @@ class Driver:
     def listen(self, listener: Listener) -> None:
         """Be told of every record, after it was written; a listener that raises is noted once and dropped."""
         self._listeners.append(listener)
+
+    def follow(self, follower: Follower) -> None:
+        """Be told of every row of observations and its tick; one that raises is noted once and dropped."""
+        self._followers.append(follower)
 
     @property
     def seconds(self) -> float:
@@ -76,6 +82,12 @@ class Driver:
             return
         if commands:
             self.carry_out(commands)
+        for follower in list(self._followers):
+            try:
+                follower(values, tick)
+            except Exception as error:
+                self._followers.remove(follower)
+                self._guard_fault(f"a follower failed and was dropped: {type(error).__name__}: {error}")
 
     def carry_out(self, commands: list[Command]) -> None:
         """Work off commands and those that their outcomes ask for."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from premortem.stages.data.obtain import ReadySet
     from premortem.stages.data.source import Source
     from premortem.stages.data.transport import Patience
+    from premortem.stages.tracking import Tracker
     from premortem.stages.train.guarded.stepper import Average, GradientFilter, Schedule
 
 
@@ -148,6 +149,7 @@ class Guard:
         signals: tuple[Signal, ...] = (),
         controls: Mapping[str, Control] | None = None,
         witnesses: Mapping[str, str] | None = None,
+        tracker: Tracker | None = None,
         options: Options | None = None,
         **overrides: object,
     ) -> GuardedTraining:
@@ -164,6 +166,7 @@ class Guard:
             signals: the user's own, measured by ``run.note(name, value)``.
             controls: the user's own, by name: what rungs of the user's own risks turn.
             witnesses: by control, the signal that shows its value in force independently of ``Control.read``.
+            tracker: of :func:`premortem.tracking.open`; each step's signals are logged to it, and it is watched.
             options: see :class:`Options`; single ones may be given by keyword.
 
         Raises:
@@ -181,7 +184,12 @@ class Guard:
         subject = Subject(
             model, optimizer, with_, dict(state or {}), folder, signals, dict(controls or {}), dict(witnesses or {})
         )
-        return GuardedTraining(self, subject, chosen)
+        run = GuardedTraining(self, subject, chosen)
+        if tracker is not None:
+            from premortem.run.tracking import attach
+
+            attach(self, run, tracker)
+        return run
 
     def data(
         self,
