@@ -23,9 +23,10 @@ from premortem.run.bind import bind
 from premortem.run.calls import Calls
 from premortem.run.driver import Driver
 from premortem.run.guard import Guard
+from premortem.run.suggest import closest
 from premortem.run.supervise.options import Options
 from premortem.run.supervise.signals import handed_on
-from premortem.run.supervise.summary import Summary, verdict_of
+from premortem.run.supervise.summary import GAVE_UP, Summary, verdict_of
 from premortem.stages.process.group import LimitedGroup, LimitNotPermitted
 from premortem.stages.process.handing import Handing
 from premortem.stages.process.progress import Progress
@@ -67,13 +68,14 @@ class Supervisor:
         self.command, self.options, self.ground = command, options, ground
         self.run = run_name(command)
         self._guard = Guard(ground.register, entries=ground.entries, params=_params(options))
+        self._check_params()
         self._progress = Progress(options.progress, options.progress_files)
         self._starts = Starts(most=options.restarts, same=options.same_crashes, backoff_s=options.backoff_s,
                               progress=self._progress)  # fmt: skip
         folder = ground.place.parent / f"supervise-{os.getpid()}"
         self._handing = Handing(os.environ, folder, options.hands)
         self._limit_by = ""
-        self._tick = 0
+        self._tick = self._told = 0
 
     def go(self, watch: Callable[[Record], None] | None = None) -> Summary:
         """Run the command to its end; ``watch`` hears every record.
@@ -91,7 +93,10 @@ class Supervisor:
             running = Running(setup, self._starts, self._handing)
             stack.callback(running.close)
             stack.enter_context(handed_on(running.pass_on))
-            self._recall(running)
+            refused = self._recall(running)
+            if refused:
+                self._keep(running, over=True)
+                return self._summary("given up", refused, GAVE_UP, time.monotonic() - began)
             running.start(running.levels)
             workload = ProcessWorkload(running, self.options.watch_disk)
             driver = self._driver(workload)
@@ -101,6 +106,13 @@ class Supervisor:
             return self._sum_up(running, driver, why, time.monotonic() - began)
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _check_params(self) -> None:
+        known = {use.risk for entry in self._guard.file.entries for use in entry.risks}
+        for risk in self.options.params:
+            if risk not in known:
+                raise ConfigError(f"--config: $.params: found the unknown risk {risk!r}, expected one of "
+                                  f"{', '.join(sorted(known))}{closest(risk, known)}")  # fmt: skip
 
     def _limited(self, stack: ExitStack) -> LimitedGroup | None:
         """A group of the command's own, where one is wanted and allowed."""
@@ -139,16 +151,23 @@ class Supervisor:
             driver.resume(memory)
         return driver
 
-    def _recall(self, running: Running) -> None:
-        """A supervisor that was killed in the middle goes on counting where it was (law 11)."""
+    def _recall(self, running: Running) -> str:
+        """A supervisor that was killed in the middle goes on counting where it was (law 11).
+
+        Returns why nothing may be started any more, empty where a start is allowed.
+        """
         kept = self.ground.ledger.load_state(f"{self.run}#starts")
         if not isinstance(kept, dict) or kept.get("over") is not False:
-            return
+            return ""
         with contextlib.suppress(KeyError, TypeError, ValueError):
             self._starts.load(kept)
+            self._told = len(self._starts.endings)
             levels = kept.get("at")
             running.levels = {str(k): int(str(v)) for k, v in levels.items()} if isinstance(levels, dict) else {}
             self.ground.say(f"a supervisor of this command was killed: {self._starts.num} starts are remembered")
+            refused = self._starts.why_not()
+            return f"{refused}, before it was killed; call it once more to begin afresh" if refused else ""
+        return ""
 
     def _keep(self, running: Running, *, over: bool) -> None:
         state: dict[str, Plain] = {**self._starts.state(), "over": over, "at": {**running.levels}}
@@ -156,7 +175,6 @@ class Supervisor:
 
     def _watch(self, running: Running, workload: ProcessWorkload, driver: Driver) -> str:
         """Look until it is over; returns why it was given up, empty where it was not."""
-        told = 0
         while True:
             running.await_end(self.options.every_s)
             if running.child is not None and running.child.status is not None:
@@ -166,8 +184,8 @@ class Supervisor:
                 return ""
             if running.asked_to_end and running.child is None:
                 return ""
+            self._tell_endings(running, driver)
             self._look(workload, driver)
-            told = self._tell_endings(running, driver, told)
             if workload.stop_reason:
                 return workload.stop_reason
             if running.child is None and driver.engine.climbing is None and not driver.engine.queue:
@@ -188,14 +206,14 @@ class Supervisor:
                 return
             self._look(workload, driver)
 
-    def _tell_endings(self, running: Running, driver: Driver, told: int) -> int:
+    def _tell_endings(self, running: Running, driver: Driver) -> None:
         """Write each ending once, and keep what must survive the supervisor's own death."""
         endings = self._starts.endings
-        for ended in endings[told:]:
+        for ended in endings[self._told :]:
             self._note_ending(driver, ended)
-        if len(endings) != told or self._tick == 1:
+        if len(endings) != self._told or self._tick == 0:
             self._keep(running, over=False)
-        return len(endings)
+        self._told = len(endings)
 
     def _note_ending(self, driver: Driver, ended: Ended) -> None:
         told: dict[str, Plain] = {"start": ended.start, "kind": ended.kind, "step": ended.step, "same": ended.same}
@@ -207,12 +225,16 @@ class Supervisor:
     def _sum_up(self, running: Running, driver: Driver, why: str, seconds: float) -> Summary:
         if running.child is not None:
             running.stop(f"given up: {why}")
+        self._tell_endings(running, driver)
         last = self._starts.last
         verdict, code = verdict_of(last, running.asked_to_end, why, restarts_allowed=self.options.restarts > 0)
         if verdict != "given up":
             why = ""
         self._note(driver, "ended", steps=self._progress.step, why=why, verdict=verdict, exit_code=code)
         self._keep(running, over=True)
+        return self._summary(verdict, why, code, seconds)
+
+    def _summary(self, verdict: str, why: str, code: int, seconds: float) -> Summary:
         return Summary(
             self.command, verdict, why, code, self._starts.restarts, tuple(self._starts.endings),
             self.options.memory_limit, self._limit_by, seconds, self.run, str(self.ground.place),
