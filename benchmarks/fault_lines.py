@@ -23,11 +23,11 @@ USUAL = (
 
 
 def microseconds(lines: tuple[str, ...], rounds: int = 5000) -> float:
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(rounds):
         for line in lines:
             classify(line)
-    return (time.perf_counter() - began) / rounds / len(lines) * 1e6
+    return (time.thread_time() - began) / rounds / len(lines) * 1e6
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ def _check(limit_bytes: int | None) -> None:
 
 def _refused(folder: Path, error: OSError) -> NotPermitted:
     return NotPermitted(
-        f"memory group: making {folder} was refused: {error.strerror}; run as root, or in a delegated cgroup"
+        f"memory group: {folder.parent} takes no new one: {error.strerror}; run as root, or in a delegated cgroup"
     )
 
 

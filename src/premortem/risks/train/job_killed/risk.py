@@ -53,7 +53,7 @@ class Params:
     accumulate: float = 4.0
     settle: int = 3
     confirm: int = 15
-    deadline: int = 45
+    deadline: int = 30
 
 
 def watches(p: Params) -> tuple[Watch, ...]:
