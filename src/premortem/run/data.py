@@ -18,6 +18,8 @@ from premortem.run.suggest import closest
 from premortem.run.telling import LOGGER, tell
 from premortem.stages.data.cache import Cache
 from premortem.stages.data.catalogue import by_name
+from premortem.stages.data.hub import is_offline
+from premortem.stages.data.obtain import from_cache
 from premortem.stages.data.source import Source, read_sources
 from premortem.stages.data.workload import KIND, DataWorkload
 
@@ -148,5 +150,8 @@ def make_ready(
     guard: Guard, wanted: Sequence[str | Path | Source], cache: str | Path | None, patience: Patience | None
 ) -> dict[str, ReadySet]:  # fmt: skip
     """See :meth:`premortem.Guard.data`."""
-    workload = DataWorkload(sources_of(wanted), Cache(cache_folder(cache)), patience=patience, told=LOGGER.info)
+    # who works offline on purpose has the cached copies first, and no incident
+    first = from_cache if is_offline() else None
+    place = Cache(cache_folder(cache))
+    workload = DataWorkload(sources_of(wanted), place, patience=patience, told=LOGGER.info, first=first)
     return GuardedData(guard, workload).make_ready()

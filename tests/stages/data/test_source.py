@@ -37,7 +37,7 @@ def test_a_file_of_sets(tmp_path: Path) -> None:
         (HEAD.strip() + " []", r"\$\.sets is empty"),
         (HEAD + "- 3\n", r"\$\.sets\[0\]: found 3"),
         (HEAD + "- split: train\n", r"\$\.sets\[0\]\.name: missing"),
-        (HEAD + "- {name: a, colums: [b]}\n", "unknown 'colums'"),
+        (HEAD + "- {name: a, colour: [b]}\n", "unknown 'colour'"),
         (HEAD + "- {name: a, columns: b}\n", "as a list of names"),
         (HEAD + "- {name: a, max_files: many}\n", "expected a int"),
         (HEAD + "- {name: a}\n- {name: a}\n", "there twice"),

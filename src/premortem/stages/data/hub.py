@@ -35,6 +35,11 @@ def endpoint_of(mirror: Mirror) -> str:
     return (mirror.endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
+def is_offline() -> bool:
+    """Whether the user forbade the hub: `HF_HUB_OFFLINE`, as its own libraries read it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _token_for(mirror: Mirror) -> str:
     return "" if mirror.endpoint else os.environ.get("HF_TOKEN", "")
 

@@ -10,7 +10,7 @@ from premortem.core.errors import StageError
 from premortem.stages.data.by_name import load_by_name
 from premortem.stages.data.cache import Cache, Entry, Kept, sha256_of
 from premortem.stages.data.fetch import Remote, Told, fetch, retrying
-from premortem.stages.data.hub import find_files
+from premortem.stages.data.hub import find_files, is_offline
 from premortem.stages.data.refusal import Refused
 from premortem.stages.data.rows import FORMATS, Row, check_rows, decode_all, first_rows, format_of
 from premortem.stages.data.source import Mirror, Source
@@ -109,6 +109,8 @@ def _ready(source: Source, cache: Cache, entry: Entry) -> ReadySet:
 def _bring(
     source: Source, mirror: Mirror, cache: Cache, patience: Patience, told: Told
 ) -> tuple[tuple[Kept, ...], bool]:  # fmt: skip
+    if mirror.kind in ("hub", "datasets") and is_offline():
+        raise Refused("not there", f"{mirror}: not asked, because HF_HUB_OFFLINE is set")
     if mirror.kind == "folder":
         return tuple(cache.adopt_copy(file) for file in _local_files(source, mirror)), False
     if mirror.kind == "datasets":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,21 @@ def test_the_cached_copy_is_the_last_resort(lab: Lab, tmp_path: Path) -> None:
         ready = Guard("agent-forge").data(*sources(lab), cache=tmp_path, patience=PATIENCE)
     assert turned(tmp_path / "ledger.db")[-1] == "use the cached copy"
     assert ready["reading"].paths[0].read_text("utf-8") == lab.files["reading"]
+
+
+def test_offline_on_purpose_takes_the_cached_copies_and_asks_nobody(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    wanted = [replace(source, mirrors=source.mirrors[:1]) for source in sources(lab)]
+    guard = Guard(ledger=tmp_path / "ledger.db")
+    guard.data(*wanted, cache=tmp_path, patience=PATIENCE)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lab.hub.requests.clear()
+    assert len(guard.data(*wanted, cache=tmp_path, patience=PATIENCE)) == 3
+    assert turned(tmp_path / "ledger.db") == []
+    with pytest.raises(StageError, match="HF_HUB_OFFLINE"):
+        guard.data(*wanted, cache=tmp_path / "other", patience=PATIENCE)
+    assert lab.hub.requests == {}
 
 
 def test_what_cannot_be_had_stops_the_run_and_is_named_with_its_reason(lab: Lab, tmp_path: Path) -> None:
