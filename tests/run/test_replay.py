@@ -174,8 +174,18 @@ def test_gaps_strides_and_a_clock_that_goes_back_are_told(tmp_path: Path) -> Non
     (tmp_path / "log").write_text("step,loss,time\n" + "\n".join(rows) + "\n")
     told = " ".join(notes_of(replay(tmp_path / "log")))
     assert "every 10 steps" in told
-    assert "1 gaps in the steps, the longest of 310 after step 490" in told
-    assert "the time goes back 1 times" in told
+    assert "1 gap in the steps, the longest of 310 after step 490" in told
+    assert "the time goes back 1 time:" in told
+
+
+def test_steps_that_stand_still_or_are_missing_are_told(tmp_path: Path) -> None:
+    (tmp_path / "still").write_text("step,loss\n" + "7,2.0\n" * 50)
+    (tmp_path / "none").write_text("step,loss\n1,2.0\n,2.0\n3,2.0\n")
+    (tmp_path / "no column").write_text("loss\n2.0\n2.0\n")
+    assert "at the step of the row before" in " ".join(notes_of(replay(tmp_path / "still")))
+    assert replay(tmp_path / "still").walk.num_rows == 50
+    assert "1 row without a step" in " ".join(notes_of(replay(tmp_path / "none")))
+    assert "rows are counted from 0" in " ".join(notes_of(replay(tmp_path / "no column")))
 
 
 def test_one_run_of_several_is_chosen_by_a_column(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _sum_up(screen: Console, found: Replayed, *, healthy: bool, onset: float | N
     else:
         first_alarm = heard.alarms[0]
         screen.print(
-            f"[bold red]Found[/]: {heard.num_incidents} incidents, {heard.num_alarms} alarms; first at step "
+            f"[bold red]Found[/]: incidents {heard.num_incidents}, alarms {heard.num_alarms}; first at step "
             f"{first_alarm.step:g}: {first_alarm.level} {first_alarm.symptom} ({first_alarm.entry}). "
             "Nothing was turned: whether a rung would have helped, only a drill can show.", soft_wrap=True,
         )  # fmt: skip

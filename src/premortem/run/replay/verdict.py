@@ -66,31 +66,42 @@ def delay(found: Replayed, onset: float) -> Delay:
 
 def notes_of(found: Replayed) -> list[str]:
     """What a person should know before trusting the figures, one sentence each."""
-    walk, told = found.walk, [*found.columns.notes]
+    told = [*found.columns.notes, *_of_steps(found)]
+    if not found.columns.time:
+        told.append("no column of time: one observation counts as one second")
+    if found.clock.num_back:
+        told.append(f"the time goes back {_count(found.clock.num_back, 'time')}: the clock went on from where it was")
+    if found.inconclusive:
+        told.append(f"inconclusive in the end, for want of values: {', '.join(found.inconclusive)}")
+    if found.left_out:
+        told.append(f"not replayed, for they watch no training run: {', '.join(found.left_out)}")
+    return [*told, *found.notes, *(f"the guard itself: {what}" for what in found.heard.faults)]
+
+
+def _of_steps(found: Replayed) -> list[str]:
+    walk, told = found.walk, list[str]()
     if not found.columns.step:
         told.append("no column of steps: rows are counted from 0")
     elif walk.num_unnumbered:
-        told.append(f"{walk.num_unnumbered} rows have no step: each counts on from the row before")
-    if not found.columns.time:
-        told.append("no column of time: one observation counts as one second")
-    if walk.stride != 1.0:
+        told.append(f"{_count(walk.num_unnumbered, 'row')} without a step: counted on from the row before")
+    if walk.stride <= 0.0:
+        told.append("most rows stand at the step of the row before: each is an observation all the same")
+    elif walk.stride != 1.0:
         told.append(
             f"one observation every {walk.stride:g} steps: windows count observations, so they span as many more steps"
         )
     told += [f"step {before:g} is followed by {step:g} (observation {n})" + _restart(step, found)
              for n, before, step in walk.restarts]  # fmt: skip
     if walk.num_restarts > len(walk.restarts):
-        told.append(f"{walk.num_restarts - len(walk.restarts)} more jumps back")
+        told.append(_count(walk.num_restarts - len(walk.restarts), "more jump") + " back")
     if walk.num_gaps:
         distance, before = walk.longest
-        told.append(f"{walk.num_gaps} gaps in the steps, the longest of {distance:g} after step {before:g}")
-    if found.clock.num_back:
-        told.append(f"the time goes back {found.clock.num_back} times: the clock went on from where it was")
-    if found.inconclusive:
-        told.append(f"inconclusive in the end, for want of values: {', '.join(found.inconclusive)}")
-    if found.left_out:
-        told.append(f"not replayed, for they watch no training run: {', '.join(found.left_out)}")
-    return [*told, *found.notes, *(f"the guard itself: {what}" for what in found.heard.faults)]
+        told.append(f"{_count(walk.num_gaps, 'gap')} in the steps, the longest of {distance:g} after step {before:g}")
+    return told
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _restart(step: float, found: Replayed) -> str:

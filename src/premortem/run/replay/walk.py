@@ -62,7 +62,7 @@ class Walk:
 
     def _counts(self) -> dict[float, int]:
         counts = dict(self.strides)
-        if self._stride > 0.0:
+        if self._stride >= 0.0:
             counts[self._stride] = counts.get(self._stride, 0) + self._same
         return counts
 
