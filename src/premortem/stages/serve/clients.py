@@ -78,7 +78,7 @@ class Clients:
 
     def unserved(self) -> float:
         """Share of all requests asked that were not answered, or wrong by an undisturbed model of the same bundle."""
-        right = sum(self._count_right(Reasoner(self.solver.reasoner.bundle, self.solver.reasoner.config)))
+        right = self._count_right(Reasoner(self.solver.reasoner.bundle, self.solver.reasoner.config))
         return 1.0 - right / self.told.asked if self.told.asked else 0.0
 
     def digest(self) -> str:
@@ -93,17 +93,22 @@ class Clients:
         fresh, _ = self._split.batches(self.rate - len(again), seed=self._seed).batch(round_number)
         return np.concatenate([again, fresh.astype(np.uint8)])
 
-    def _count_right(self, reference: Reasoner) -> list[int]:
+    def _count_right(self, reference: Reasoner) -> int:
+        """Each pair of puzzle and answer is looked at once, however often it was given."""
+        if not self._pairs:
+            return 0
         depth = self.solver.settings.segments or self.solver.reasoner.config.halting.max_segments
-        found = []
-        for pair in self._pairs:
-            for at in range(0, pair.shape[1], _CHECKED_AT_ONCE):
-                asked, told = torch.from_numpy(pair[:, at : at + _CHECKED_AT_ONCE].astype(np.int64))
-                thoughts = reference.think(asked, [depth] * len(asked), [None] * len(asked))
-                logits = torch.stack([thought.logits for thought in thoughts])
-                given = logits.gather(-1, told[..., None])[..., 0]
-                found.append(int((given >= logits.amax(-1) - _TIE).all(-1).sum()))
-        return found
+        both = np.concatenate([np.concatenate([puzzle, answer], axis=1) for puzzle, answer in self._pairs])
+        distinct, counts = np.unique(both, axis=0, return_counts=True)
+        right = 0
+        for at in range(0, len(distinct), _CHECKED_AT_ONCE):
+            asked, told = torch.from_numpy(distinct[at : at + _CHECKED_AT_ONCE].astype(np.int64)).chunk(2, dim=1)
+            thoughts = reference.think(asked, [depth] * len(asked), [None] * len(asked))
+            logits = torch.stack([thought.logits for thought in thoughts])
+            given = logits.gather(-1, told[..., None])[..., 0]
+            is_right = (given >= logits.amax(-1) - _TIE).all(-1).numpy()
+            right += int(counts[at : at + _CHECKED_AT_ONCE][is_right].sum())
+        return right
 
 
 def puzzles() -> SudokuSplit:

@@ -27,11 +27,11 @@ from premortem.stages.train.hrm import HRMConfig
 from premortem.stages.train.hrm.config import Halting
 
 RATE = 128
-AT = 24
-NUM_TICKS = 160
+AT = 16
+NUM_TICKS = 118
 MB = 10**6
-GROWTH = 150 * MB
-"""What the process may still take when it is confined: about as much as it holds then."""
+GROWTH = 120 * MB
+"""What the process may still take when it is confined: two thirds of what it holds then."""
 CONFIG = HRMConfig(
     seq_len=16, vocab_size=5, hidden_size=96, num_heads=4, expansion=2.0, width_multiple=16, high_layers=1,
     low_layers=1, cycles=1, steps_per_cycle=1, positions="learned", loss="softmax", halting=Halting(max_segments=1),
@@ -157,7 +157,7 @@ def owned_folder() -> Path:
 def worker(seed: int) -> Ticking:
     """A worker and its clients; everything it needs is made here, so it can be built in a process of its own."""
     folder = owned_folder()
-    solver = Solver(Reasoner(seeded_bundle(folder, CONFIG, seed), CONFIG), Settings(queue=4096, batch=1024, cache=512))
+    solver = Solver(Reasoner(seeded_bundle(folder, CONFIG, seed), CONFIG), Settings(queue=4096, batch=800, cache=256))
     clients = Clients(solver, seed, RATE)
     clients.ask(0)  # so that libraries have loaded what they load at first use
     limit = MemoryLimit(GROWTH)
@@ -193,8 +193,8 @@ def unbound(run: Ticking) -> Fault:
 
 
 def bursts(run: Ticking) -> Fault:
-    """A batch of about 900 does not fit."""
-    return Bursts(_clients(run), 16, 1000)
+    """A batch of about 720 does not fit."""
+    return Bursts(_clients(run), 16, 800)
 
 
 def leaked(run: Ticking) -> Fault:
@@ -202,7 +202,7 @@ def leaked(run: Ticking) -> Fault:
     return LeakedActivations(_clients(run).solver)
 
 
-_BOUNDS = Bounds(detect_within=90, absolute=0.001)
+_BOUNDS = Bounds(detect_within=70, absolute=0.001)
 
 CASES = (
     WatchedCase(name="cache without bound", build=worker, fault=unbound, at=AT, lasts=10**6, num_ticks=NUM_TICKS,
