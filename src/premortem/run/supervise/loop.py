@@ -97,11 +97,15 @@ class Supervisor:
             if refused:
                 self._keep(running, over=True)
                 return self._summary("given up", refused, GAVE_UP, time.monotonic() - began)
-            running.start(running.levels)
+            goes_on = self._starts.num > 0
+            if not goes_on:
+                running.start(running.levels)
             workload = ProcessWorkload(running, self.options.watch_disk)
             driver = self._driver(workload)
             if watch is not None:
                 driver.listen(watch)
+            if goes_on:
+                self._resume(running, driver)
             why = self._watch(running, workload, driver)
             return self._sum_up(running, driver, why, time.monotonic() - began)
 
@@ -146,10 +150,15 @@ class Supervisor:
                    limit_by=self._limit_by, restarts=self.options.restarts)  # fmt: skip
         for gap in plan.gaps:
             driver.note(Record("unwatched", "", None, 0, driver.seconds, {"what": gap}))
-        memory = self.ground.ledger.load_state(self.run)
-        if isinstance(memory, dict) and self._starts.endings:
-            driver.resume(memory)
         return driver
+
+    def _resume(self, running: Running, driver: Driver) -> None:
+        """The open incident first: a start that it asked for and did not get is made by its rung, not twice."""
+        memory = self.ground.ledger.load_state(self.run)
+        if isinstance(memory, dict):
+            driver.resume(memory)
+        if running.child is None:
+            running.start(running.levels)
 
     def _recall(self, running: Running) -> str:
         """A supervisor that was killed in the middle goes on counting where it was (law 11).
