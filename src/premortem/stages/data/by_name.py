@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from premortem.stages.data.hub import endpoint_of
@@ -23,9 +24,17 @@ _NOT_THERE = ("DatasetNotFoundError", "RepositoryNotFoundError", "EntryNotFoundE
               "DataFilesNotFoundError", "RuntimeError")  # fmt: skip
 _DAMAGED = ("DatasetGenerationError", "ChecksumVerificationError", "NonMatchingSplitsSizesError", "ArrowInvalid")
 
+_TWO_AT_ONCE = threading.BoundedSemaphore(2)
+"""Each process holds the library, some 300 MB of it."""
+
 _CHILD = """
-import json, sys
-asked = json.loads(sys.argv[1])
+import json, os, sys, threading, time
+asked, parent = json.loads(sys.argv[1]), os.getppid()
+def end_with_parent():
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(3)
+threading.Thread(target=end_with_parent, daemon=True).start()
 import datasets
 datasets.disable_progress_bars()
 try:
@@ -46,7 +55,7 @@ def load_by_name(source: Source, mirror: Mirror, to: Path, patience: Patience) -
 
     What the libraries keep on the way is thrown away each time: they would take a damaged file for a good one.
     """
-    with tempfile.TemporaryDirectory(dir=to.parent, ignore_cleanup_errors=True) as home:
+    with _TWO_AT_ONCE, tempfile.TemporaryDirectory(dir=to.parent, ignore_cleanup_errors=True) as home:
         _load(source, mirror, to, Path(home), patience)
 
 

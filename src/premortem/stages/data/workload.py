@@ -7,8 +7,9 @@ fetched once for every turn of the control `fetch`, so a tick that only looks co
 from __future__ import annotations
 
 import math
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from premortem.core.action import Control, Override, Owner, Setting
@@ -112,8 +113,7 @@ class DataWorkload:
             _look_again(need)
         missing = self.missing
         if missing and self._due and not self.stopped:
-            with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
-                list(pool.map(self._fetch, missing))
+            _side_by_side(self._fetch, missing)
         self._due = False
         of = [need.refused.symptom if need.refused else "" for need in self.needs if need.ready is None]
         ready = len(self.needs) - len(of)
@@ -191,6 +191,30 @@ class _Run:
 
     def read(self) -> Setting:
         return self._workload.stopped or "may begin"
+
+
+def _side_by_side(fetch: Callable[[Need], None], needs: Sequence[Need]) -> None:
+    """Fetch several at once; raises the first error. Threads end with the process, so Ctrl-C waits for no hub."""
+    waiting, errors = queue.SimpleQueue[Need](), list[BaseException]()
+    for need in needs:
+        waiting.put(need)
+
+    def work() -> None:
+        while not errors:
+            try:
+                fetch(waiting.get_nowait())
+            except queue.Empty:
+                return
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_AT_ONCE, len(needs)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _look(ready: ReadySet) -> tuple[object, ...]:
