@@ -20,6 +20,7 @@ from premortem.stages.process.child import Child, Start
 from premortem.stages.process.group import LimitedGroup
 from premortem.stages.process.growth import Growth
 from premortem.stages.process.handing import Handing, Levels
+from premortem.stages.process.keeper import state
 from premortem.stages.process.starts import Ended, Starts, kind_of
 from premortem.stages.process.terminal import Streams
 from premortem.stages.process.tree import Look, environment_of
@@ -217,7 +218,9 @@ class Running:
     def beat(self, look: Look) -> tuple[float, float]:
         """Seconds of silence, and seconds in a stop that is not the supervisor's."""
         now, pulse = time.monotonic(), self._pulse
-        if look.is_stopped and not self.is_paused:
+        # the command itself in a stop does nothing, whatever the processes that it started still do
+        held = look.is_stopped or (self.child is not None and state(self.child.pid) in ("T", "t"))
+        if held and not self.is_paused:
             pulse.stopped_since = pulse.stopped_since or now
             pulse.at = now
             return 0.0, now - pulse.stopped_since

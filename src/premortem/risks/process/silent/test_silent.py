@@ -65,6 +65,14 @@ def test_a_stopped_command_goes_on_where_it_was(here: Path) -> None:
     assert rungs == ["wake it"]
 
 
+def test_a_stopped_command_is_seen_though_a_process_of_its_own_works_on(here: Path) -> None:
+    """A tracker's sender, a data loader: their processor time is no sign of life of the command."""
+    helper = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', " + repr(WORKS) + "])\n"
+    summary, rungs = supervised(here, helper + STOPS, heartbeat_s=0.5)
+    assert summary.exit_code == 0
+    assert rungs == ["wake it"]
+
+
 def test_a_deadlock_is_started_again(here: Path) -> None:
     summary, rungs = supervised(here, HANGS_ONCE, heartbeat_s=0.5)
     assert (summary.exit_code, summary.restarts) == (0, 1)
