@@ -137,7 +137,10 @@ class _Requests(BaseHTTPRequestHandler):
         return self._answer(200, {})
 
     def do_GET(self) -> None:
-        self._answer(200, {})
+        if self._may_enter():
+            self._answer(200, {})
+        else:
+            self._send(401, "text/html", b"You are not authenticated.")  # as mlflow's own authentication answers
 
     def do_PUT(self) -> None:
         self._body()
@@ -160,9 +163,11 @@ class _Requests(BaseHTTPRequestHandler):
             return {}
 
     def _answer(self, code: int, content: dict[str, Any]) -> None:
-        data = json.dumps(content).encode()
+        self._send(code, "application/json", json.dumps(content).encode())
+
+    def _send(self, code: int, kind: str, data: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -28,6 +28,7 @@ _PER_REQUEST = 1000
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _REFUSED = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"})
 _INVALID = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"})
+_LEAST_STEP = -(2**63)
 _LARGEST = 1.7976931348623157e308
 
 
@@ -63,6 +64,8 @@ class MLflow:
         client = self._client
         if not doubtful:
             self._there.clear()
+        if any(not _LEAST_STEP <= record.step <= -_LEAST_STEP - 1 for record in records):
+            raise Invalid("mlflow: a step does not fit into 64 bits")  # its databases say so as if they were away
         metrics = [
             Metric(_name(name), value, record.milliseconds, record.step)
             for record in records
