@@ -78,6 +78,7 @@ def room(tmp_path: Path) -> Iterator[Room]:
         solver.work()
     now = (meter.read().used_gb or 0.0) * GB / MB
     bounds = {"red_gb": (now + ROOM_MB) / 1e3, "target_gb": (now + 0.6 * ROOM_MB) / 1e3}
+    bounds |= {"red_share": 1.0, "target_share": 1.0, "horizon": 1}  # whatever else runs on this machine
     guard = Guard("hrm", entries=("HRM-9.1.2",), params={"serve/memory-pressure": bounds})
     ledger = Ledger.open(tmp_path / "ledger.db", run="test")
     driver = Driver(Engine(bind(guard.active, workload, "hrm")), workload, ledger, run="test")
