@@ -197,7 +197,7 @@ def test_settings_reach_a_program_and_its_own_files_are_put_back(here: Path) -> 
     )
     ran = call("--every", "50ms", "--config", "sup.yaml", "--", *PYTHON, code)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split(b"\n")[:2] == [b"8 None None None", b"4 4 2 2"]
+    assert ran.stdout.split(b"\n")[:2] == [b"8 None None None", b"4 4 2 2"]  # no headway: less at once
     assert (here / "train.json").read_text() == '{"batch_size": 8}'
     assert not list(here.glob("**/settings.json"))
 

@@ -30,7 +30,8 @@ class Ended:
     lasted_s: float
     progress: bool
     step: int | None
-    same: int = 1
+    levels: dict[str, int]
+    same: int
     """How many in a row ended so without progress, this one counted."""
 
     def to_json(self) -> dict[str, Plain]:
@@ -69,7 +70,7 @@ class Starts:
         self._backoff_s = backoff_s
         self.num = 0
         self.endings: list[Ended] = []
-        self._levels: list[str] = []
+        self._levels: dict[str, int] = {}
 
     @property
     def restarts(self) -> int:
@@ -111,7 +112,7 @@ class Starts:
     def begin(self, levels: Mapping[str, int]) -> int:
         """A start begins; returns its number, from 1."""
         self.num += 1
-        self._levels.append(repr(sorted(levels.items())))
+        self._levels = dict(levels)
         self.progress.begin()
         return self.num
 
@@ -121,29 +122,28 @@ class Starts:
         last = self.last
         repeats = (
             last is not None and not made and last.signature == ending.signature
-            and self._levels[-2:-1] == self._levels[-1:]  # other settings are another try
+            and last.levels == self._levels  # other settings are another try
         )  # fmt: skip
         same = last.same + 1 if repeats and last is not None else 1
         code = 255 if ending.code is None else ending.code
         ended = Ended(self.num, pid, code, kind, ending.words, ending.signature, round(lasted_s, 3), made,
-                      self.progress.step, same)  # fmt: skip
+                      self.progress.step, dict(self._levels), same)  # fmt: skip
         self.endings.append(ended)
         return ended
 
     def state(self) -> dict[str, Plain]:
         """Plain data to resume from (law 11)."""
         return {
-            "num": self.num, "levels": [*self._levels[-2:]], "progress": dict(self.progress.state()),
+            "num": self.num, "progress": dict(self.progress.state()),
             "endings": [ended.to_json() for ended in self.endings],
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Plain]) -> None:
         """Resume; raises ``KeyError`` or ``TypeError`` for what was not written by :meth:`state`."""
-        rows, progress, num, levels = state["endings"], state["progress"], state["num"], state["levels"]
+        rows, progress, num = state["endings"], state["progress"], state["num"]
         if not (isinstance(rows, list) and isinstance(progress, dict) and isinstance(num, int)):
             raise TypeError("the memory of the starts has another form")
         self.endings = [Ended(**row) for row in rows if isinstance(row, dict)]  # type: ignore[arg-type]
         self.num = num
-        self._levels = [str(level) for level in levels] if isinstance(levels, list) else []
         step, longest = progress["step"], progress["longest_s"]
         self.progress.load(step if isinstance(step, int) else None, float(longest or 0.0))  # type: ignore[arg-type]

@@ -11,8 +11,11 @@ from premortem.core.action import Control
 from premortem.core.signal import Signal
 from premortem.stages.process.controls import Again, Asked, Level, Paused, wake
 from premortem.stages.process.handing import KINDS
-from premortem.stages.process.running import Running
+from premortem.stages.process.running import Running, signature_of
 
+STOPPED_FOR_MEMORY = "started again before the limit"
+"""What the risk of leaking memory asks of the control ``process``."""
+_NEAR_LIMIT = signature_of(STOPPED_FOR_MEMORY)
 NONE_IN_SIGHT = 1e6
 """Seconds to the limit where memory does not grow."""
 GIB = float(1 << 30)
@@ -29,6 +32,7 @@ SIGNALS = (
     Signal("device_lost", "flag", help="it ended as a device failed"),
     Signal("unreachable", "flag", help="it ended as a service did not answer"),
     Signal("same_ending", "in a row", help="equal crashes without progress; 0 while it runs"),
+    Signal("no_headway", "flag", help="memory ended it, or nearly, and it got no further than the start before"),
     Signal("tried_enough", "flag", help="it ended for a service or device, as it did in as many starts before"),
     Signal("no_restart_left", "flag", help="it ended badly and no restart is left"),
 )
@@ -76,13 +80,18 @@ class ProcessWorkload:
         left = running.growth.seconds_to(limit)
         row["seconds_to_limit"] = left if isfinite(left) else NONE_IN_SIGHT
         row["silence"], row["stopped"] = running.beat(look)
+        last, starts = running.starts.last, running.starts
+        if last is not None and last.signature == _NEAR_LIMIT and last.same > 1 and dict(running.levels) == last.levels:
+            row["no_headway"] = 0.0 if starts.progress.so_far else 1.0
 
     def _mark_ending(self, row: dict[str, float | None]) -> None:
         starts = self._running.starts
         last = starts.last
         assert last is not None
         row[_FLAG.get(last.kind, "crashed")] = 1.0
-        if last.kind == "crash":  # for the others the ladder has something else to try
+        if last.kind in ("memory", "device-memory"):
+            row["no_headway"] = 0.0 if last.progress else 1.0
+        elif last.kind == "crash":  # for the others the ladder has something else to try
             row["same_ending"] = float(last.same)
         elif last.kind in ("network", "device"):
             row["tried_enough"] = 1.0 if last.same >= starts.same_at_most else 0.0

@@ -12,7 +12,7 @@ How it is seen
     At every look: the time until the limit at the present pace, where growth kept its pace over the last seconds
     and half of the limit is used. RED when it is less than ``stop_before_s``, which leaves time to stop in good
     order. Memory over the limit: YELLOW at 85 %, RED at 97 %. A kill for memory is told from a kill by a person by the
-    group's own count of kills.
+    group's own count of kills. Without headway (no further than the start before) a plain start is not tried again.
 
 Ladder
     start it again → start it again with less memory → with much less memory. The first is SIGTERM, a time of grace,
@@ -45,6 +45,7 @@ from premortem.parts.detectors import Threshold
 LEAK = frozenset({"memory runs out"})
 KILLED = frozenset({"ended for memory"})
 DEVICE = frozenset({"ended for device memory"})
+STUCK = frozenset({"no headway"})
 RUNS = "the command runs"
 
 
@@ -55,7 +56,7 @@ class Params:
     stop_before_s: float = 20.0
     share_noted: float = 0.85
     share_red: float = 0.97
-    tries: int = 8
+    tries: int = 20
     confirm: int = 8
     deadline: int = 12
 
@@ -70,30 +71,31 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("killed for memory", "out_of_memory", "ended for memory", lambda: Threshold(critical=0.5)),
         Watch("device memory spent", "out_of_device_memory", "ended for device memory",
               lambda: Threshold(critical=0.5)),
+        Watch("headway", "no_headway", "no headway", lambda: Threshold(critical=0.5)),
     )  # fmt: skip
 
 
 def rungs(p: Params) -> tuple[Rung, ...]:
     """A fresh process first, then one that asks for less."""
-    deadline, every = ticks(p.deadline), LEAK | KILLED | DEVICE
+    deadline, every = ticks(p.deadline), LEAK | KILLED | DEVICE | STUCK
 
     def less(name: str, level: float) -> Rung:
         return Rung(name, "less_memory", Override("choose", level), every, Relation.IRREVERSIBLE,
                     confirm=p.confirm, deadline=deadline, condition=RUNS)  # fmt: skip
 
     return (
-        Rung("start it again", "process", Override("choose", "started again"), LEAK | KILLED, Relation.IRREVERSIBLE,
-             tries=p.tries, confirm=p.confirm, deadline=deadline, condition=RUNS),
+        Rung("start it again", "process", Override("choose", "started again before the limit"), LEAK | KILLED,
+             Relation.IRREVERSIBLE, tries=p.tries, confirm=p.confirm, deadline=deadline, condition=RUNS),
         less("start it again with less memory", 1.0),
         less("start it again with much less memory", 2.0),
-        Rung("start it again on the CPU", "cpu", Override("choose", 1.0), DEVICE, Relation.IRREVERSIBLE,
+        Rung("start it again on the CPU", "cpu", Override("choose", 1.0), DEVICE | STUCK, Relation.IRREVERSIBLE,
              confirm=p.confirm, deadline=deadline, condition=RUNS),
     )  # fmt: skip
 
 
 def contingency(p: Params) -> Rung:
     """Give up where it has ended; one that still runs may reach its end before the limit, so it is left alone."""
-    return Rung("give up", "run", Override("choose", "memory does not suffice"), KILLED | DEVICE, ends_run=True)
+    return Rung("give up", "run", Override("choose", "memory does not suffice"), KILLED | DEVICE | STUCK, ends_run=True)
 
 
 RISK = Risk("a command takes memory until its limit kills it", "process", Params, watches, rungs, contingency)

@@ -11,10 +11,12 @@ import pytest
 
 from premortem.core.evidence import Record
 from premortem.ledger.ledger import Ledger
+from premortem.risks.process.leaking_memory import risk
 from premortem.run.supervise.loop import Ground, Supervisor
 from premortem.run.supervise.options import Options
 from premortem.run.supervise.summary import Summary
 from premortem.stages.process.group import LimitedGroup, LimitNotPermitted
+from premortem.stages.process.workload import STOPPED_FOR_MEMORY
 
 LEAKS = """
 import json, os, sys, time
@@ -73,7 +75,12 @@ def test_a_leap_over_the_limit_is_known_for_what_it_is(tmp_path: Path, monkeypat
     assert (summary.verdict, summary.exit_code) == ("given up", 125)
     assert {(ended.kind, ended.code) for ended in summary.endings} == {("memory", 137)}
     assert "killed by the kernel for memory" in summary.endings[0].words
-    assert len(summary.endings) <= 5  # three as they were, one for each level of settings
+    assert len(summary.endings) == 3  # as it was, then one for each level of settings
+
+
+def test_what_the_risk_asks_is_what_the_workload_knows() -> None:
+    asked = {rung.override.by for rung in risk.rungs(risk.Params()) if rung.control == "process"}
+    assert asked == {STOPPED_FOR_MEMORY}
 
 
 def test_a_kill_by_a_person_is_no_kill_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
