@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -23,12 +24,14 @@ class Job:
     Attributes:
         name: unique in its pool; its output goes to ``<name>.log``.
         command: program and arguments.
+        environment: what it gets beside the environment of the pool.
         holds_model: it serves and waits, and never ends by itself; it may be unloaded when memory runs short.
         is_protected: the kernel shall choose another of the pool when it must kill.
     """
 
     name: str
     command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
     holds_model: bool = False
     is_protected: bool = False
 
@@ -60,7 +63,13 @@ class Seat:
         with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             streams = (nothing.fileno(), log.fileno(), log.fileno())
             self.child = Child(
-                Start(command=self.job.command, environment=environment, grace_s=grace_s, streams=streams, group=procs)
+                Start(
+                    command=self.job.command,
+                    environment={**environment, **self.job.environment},
+                    grace_s=grace_s,
+                    streams=streams,
+                    group=procs,
+                )
             )
         self.state = State.RUNNING
         if offered and not self.job.is_protected:

@@ -1,7 +1,8 @@
 """Real training scripts under a real limit of their control group, which the kernel keeps by killing.
 
 A job needs 110 MB, with a quarter of the batch 55; beside them a model idles that holds 170 MB all told, which the
-kernel is told to spare. Unguarded, the pool starts the killed ones again at once, three times, as pools do.
+kernel is told to spare. Unguarded, the pool starts a killed one again at once, as pools do, and gives it up when it
+is killed again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MODEL_MB = 172
 """Of the whole process."""
 LOOK_S = 0.1
 SCRIPT = "premortem.risks.train.job_killed.small_job"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 UNTRAINED = math.log(10)
 """Nats: what a job that was never run, or not to its end, counts for."""
 
@@ -44,9 +46,12 @@ class Bench:
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="premortem-jobs-")))
         python = (sys.executable, "-m", SCRIPT)
         self.seeds = [NUM_JOBS * seed + number for number in range(NUM_JOBS)]
-        jobs = [Job(name=f"job-{s}", command=(*python, str(self.folder), str(s))) for s in self.seeds]
+        jobs = [
+            Job(name=f"job-{s}", command=(*python, str(self.folder), str(s)), environment=ONE_THREAD)
+            for s in self.seeds
+        ]
         idle = Job(name="model", command=(*python, "idle", str(IDLE_MB)), holds_model=True, is_protected=True)
-        self.pool = JobPool([idle, *jobs], self.folder, slots=NUM_JOBS, group=self.group.group)
+        self.pool = JobPool([idle, *jobs], self.folder, slots=NUM_JOBS, group=self.group.group, restarts=1)
         self._stack.callback(self.pool.close)
         self.workload = JobsWorkload(self.pool)
 

@@ -22,7 +22,9 @@ import numpy as np
 from premortem.stages.process.settings import settings
 
 BATCH, HIDDEN, FEATURES, CLASSES = 8192, 1024, 8, 10
-STEPS = 8
+STEPS = 12
+DATA_S = 0.05
+"""Seconds that each step waits for its data, as from a disk: a job lives longer than it computes."""
 RATE = 30.0
 
 
@@ -74,6 +76,7 @@ def train(folder: Path, seed: int) -> int:
         with np.load(saved) as found:
             network.w, network.v, losses = found["w"], found["v"], list(found["losses"])
     while len(losses) < STEPS:
+        time.sleep(DATA_S)
         losses.append(network.step())
         beside = saved.with_suffix(".new.npz")
         np.savez(beside, w=network.w, v=network.v, losses=np.array(losses))
