@@ -157,6 +157,21 @@ def test_when_all_else_fails_new_work_is_refused_until_memory_is_back(room: Room
     assert [r.data["verdict"] for r in room.events("closed")] == ["recovered"]
 
 
+def test_where_new_work_is_what_brings_the_pressure_the_door_stays_shut(room: Room) -> None:
+    """Each accepted request's answer drags memory along that no rung frees: the open door is the cause."""
+    run(room, 5)
+    ballast: list[bytearray] = []
+    while not (room.events("held") or room.events("handed_over")) and room.tick < 200:
+        if room.solver.admission != "open":
+            ballast.clear()
+        elif not ballast:
+            ballast.append(bytearray(b"x") * int((ROOM_MB + 60) * MB))
+        room.round()
+    assert [r.data["verdict"] for r in room.events("held")] == ["recovered (held)"]
+    assert room.solver.admission == "emergency", "a person opens it"
+    assert all_answered(room)
+
+
 def test_bounds_that_contradict_each_other_are_refused() -> None:
     guard = Guard("hrm", entries=("HRM-9.1.2",))
     for params, told in (({"target_gb": 4.0}, "0 < target <= red"), ({"batch_by": 1.5}, "between 0 and 1")):
