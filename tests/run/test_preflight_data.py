@@ -30,6 +30,7 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]
     with LocalHub(tmp_path / "hub") as hub, TcpProxy(hub.port) as proxy:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("PREMORTEM_DATA", str(tmp_path / "data"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         yield proxy
 
 

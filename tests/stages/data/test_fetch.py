@@ -165,6 +165,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(server: FileServer, tmp_pat
         bring(remote(server), tmp_path / "absent" / "part")
 
 
+def test_a_server_on_this_machine_is_not_asked_through_the_houses_proxy(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert bring(remote(server, sha256=SHA), tmp_path / "part") == []
+
+
 def test_an_address_that_is_none_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         bring(Remote("http://[::bad", "a"), tmp_path / "part")
