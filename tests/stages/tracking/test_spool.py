@@ -185,6 +185,20 @@ def test_a_spool_of_another_run_is_refused_and_untouched(tmp_path: Path) -> None
     assert (tmp_path / "r" / "spool.jsonl").read_bytes() == before
 
 
+def test_a_second_tracker_of_one_process_and_a_killed_sender(tmp_path: Path) -> None:
+    place = {"tensorboard": str(tmp_path / "tb")}
+    tracker = tracking.open(place, project="p", run="r", spool=tmp_path, close_s=60)
+    with pytest.raises(ConfigError, match="close that tracker first"):
+        tracking.open(place, project="p", run="r", spool=tmp_path)
+    assert tracker._sender is not None
+    tracker._sender.kill()
+    tracker._sender.wait()
+    for step in range(600):
+        tracker.log({"loss": 1.0}, step)
+    assert tracker._sender.poll() is None
+    assert tracker.close() == 0
+
+
 def test_two_processes_never_write_one_spool(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"

@@ -25,6 +25,11 @@ from premortem.stages.tracking.spool import Spool
 _SECRET = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 
+_LOOK_EVERY = 512
+"""Records between two looks at whether the sender lives."""
+_HELD: set[tuple[int, Path]] = set()
+"""Spools that this process writes, by process: a fork copies the set."""
+
 
 class Tracker:
     """One run's records: kept in a spool by this process, sent by another.
@@ -43,9 +48,12 @@ class Tracker:
         self._close_s = close_s
         self._grace_s = grace_s
         self._warned: set[str] = set()
+        if (os.getpid(), folder.path) in _HELD:  # the kernel's lock does not keep a process from itself
+            raise ConfigError(f"{folder.path}: this process writes to this spool already; close that tracker first")
         self._lock = folder.hold("writer")
         if self._lock is None:
             raise ConfigError(f"{folder.path}: another process writes to this spool; give this run another name")
+        _HELD.add((os.getpid(), folder.path))
         self.spool = Spool(folder.spool, self._last_given())
         self._sender: subprocess.Popen[bytes] | None = None
         self.ensure_sender()
@@ -58,7 +66,10 @@ class Tracker:
         values, refused = require_numbers(dict(metrics))
         for name in refused:
             self._warn(f"tracker: {name!r} is no number and is left out", name)
-        if not self.spool.append(int(step), time.time(), values) and self.spool.fault:
+        if self.spool.append(int(step), time.time(), values):
+            if self.spool.last % _LOOK_EVERY == 0:
+                self.ensure_sender()
+        elif self.spool.fault:
             self._warn(f"tracker: records wait in memory: {self.spool.fault}", "spool")
 
     @property
@@ -92,10 +103,12 @@ class Tracker:
         """
         if self._lock is None:
             return 0
+        self.ensure_sender()
         self.spool.append(0, time.time(), {}, how)
         self.spool.close()
         os.close(self._lock)
         self._lock = None
+        _HELD.discard((os.getpid(), self.folder.path))
         if self.folder.mode != self._own_mode:  # a last try: whatever was wrong may be over
             self.folder.choose(self._own_mode)
         left = self._wait()
