@@ -47,7 +47,7 @@ class JobPool:
         folder.mkdir(parents=True, exist_ok=True)
         self.seats = tuple(Seat(job, folder / f"{job.name}.log") for job in jobs)
         self.group, self.restarts = group, restarts
-        self.slots = slots
+        self.slots = float(slots)
         self.is_serial = False
         self.settings_file = folder / "settings.json"
         self.settings = Settings()
@@ -113,10 +113,10 @@ class JobPool:
     @property
     def at_once(self) -> int:
         """Jobs that may run at once now."""
-        return 1 if self.is_serial else max(1, self.slots)
+        return 1 if self.is_serial else max(1, int(self.slots))
 
-    def run_at_most(self, slots: int) -> None:
-        """From now on so many at once; the newest of those beyond end in good order and wait."""
+    def run_at_most(self, slots: float) -> None:
+        """From now on so many at once, rounded down, one at least; the newest of the others end in good order."""
         self.slots = slots
         for seat in self.working[self.at_once :]:
             seat.stop()

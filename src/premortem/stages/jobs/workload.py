@@ -19,7 +19,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("waiting", "jobs", help="jobs that wait for a slot"),
     Signal("done", "jobs", higher_is_worse=False, help="jobs that came to their end"),
     Signal("failed", "jobs", help="jobs that are given up for an error of their own"),
-    Signal("slots", "jobs", help="jobs that may run at once"),
+    Signal("slots", "jobs", help="jobs that may run at once; a fraction is rounded down"),
     Signal("accumulate", "×", help="the factor on forward passes a step that jobs are started with"),
     Signal("models", "", help="processes that hold a model now"),
 )
@@ -29,7 +29,7 @@ class Slots:
     """How many run at once; a share is rounded down, one always may."""
 
     def __init__(self, pool: JobPool) -> None:
-        self._pool, self._stack = pool, OverrideStack(float(pool.slots))
+        self._pool, self._stack = pool, OverrideStack(pool.slots)
 
     def turn(self, owner: Owner, override: Override) -> None:
         """From now on; those beyond end in good order and wait."""
@@ -42,11 +42,11 @@ class Slots:
     def read(self) -> Setting:
         """The setting, where no more than that run; else how many do."""
         asked, work = float(self._stack.effective), len(self._pool.working)
-        acts = self._pool.slots == int(asked) and work <= self._pool.at_once
-        return asked if acts else float(max(work, self._pool.slots))
+        acts = self._pool.slots == asked and work <= self._pool.at_once
+        return asked if acts else max(float(work), self._pool.slots)
 
     def _act(self, value: Setting) -> None:
-        self._pool.run_at_most(int(float(value)))
+        self._pool.run_at_most(float(value))
 
 
 class Accumulate:
@@ -107,7 +107,7 @@ class JobsWorkload:
             "idle_models": Request("as they are", pool.unload_idle, lambda: pool.models_held == 0),
             "placement": Request("as it is", pool.one_after_another_on_the_cpu, lambda: self._is_serial()),
         }
-        self.witnesses: Mapping[str, str] = {"accumulate": "accumulate"}
+        self.witnesses: Mapping[str, str] = {"slots": "slots", "accumulate": "accumulate"}
         self.conditions: Mapping[str, Callable[[], bool | None]] = {}
 
     def look(self) -> list[float | None]:
@@ -123,7 +123,7 @@ class JobsWorkload:
             float(pool.count(State.WAITING)),
             float(pool.count(State.DONE)),
             float(pool.count(State.GIVEN_UP) - lost),
-            float(pool.at_once),
+            pool.slots,
             float(pool.settings.accumulate),
             float(pool.models_held),
         ]
