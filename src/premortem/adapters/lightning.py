@@ -11,7 +11,8 @@ module's own ``configure_gradient_clipping``, accumulation, the factor on the le
 optimiser and schedules within the run, stopping, detectors in Lightning's checkpoints, resuming by ``ckpt_path``.
 Not covered, and reported: Lightning does not remember skipped batches; schedules by epoch or by metric are stepped
 by Lightning; its weight averages do not roll back; under fp16 the scaler decides on overflows. Refused, in one line:
-manual optimisation (also several optimisers), LBFGS, several processes, strategies that step for themselves.
+manual optimisation (also several optimisers), LBFGS, strategies other than one device and DDP. Several processes
+under DDP decide together (docs/distributed.md).
 Works under both names, ``lightning`` and ``pytorch_lightning``. Read against 2.6.
 """
 
@@ -42,7 +43,7 @@ else:
     except ImportError:
         from pytorch_lightning import Callback
 
-_STRATEGIES = ("SingleDeviceStrategy",)
+_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 
 
 class GuardCallback(Callback):
@@ -220,9 +221,8 @@ def _require_guardable(trainer: Any, module: Any) -> None:
             "GuardCallback: found LBFGS, expected an optimiser that takes its gradients as they are: it evaluates the "
             "loss itself; use run.step(loss_fn, batch) in a loop of your own"
         )
-    if trainer.world_size > 1 or type(trainer.strategy).__name__ not in _STRATEGIES:
+    if type(trainer.strategy).__name__ not in _STRATEGIES:
         raise ConfigError(
-            f"GuardCallback: found {trainer.world_size} processes under {type(trainer.strategy).__name__}, expected "
-            f"one under {' or '.join(_STRATEGIES)}: every process would decide for itself; guard one process, or a "
-            "loop of your own (docs/distributed.md)"
+            f"GuardCallback: found {type(trainer.strategy).__name__}, expected {' or '.join(_STRATEGIES)}: others step "
+            "or shard for themselves; guard a loop of your own (docs/distributed.md)"
         )

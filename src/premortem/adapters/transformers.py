@@ -8,9 +8,10 @@ norm makes every gradient NaN.
 
 Covered: skips, the factor on the learning rate, clipping, restores of model, optimiser and scheduler within the run,
 stopping, the guard's memory over ``resume_from_checkpoint``.
+Several processes under DDP decide together (docs/distributed.md).
 Not covered, and reported: batches skipped now are not remembered by the Trainer's data position; under fp16 the
-scaler decides on overflows; schedules by metric (``ReduceLROnPlateau``) are stepped by the Trainer. Several
-processes are refused: each would decide for itself.
+scaler decides on overflows; schedules by metric (``ReduceLROnPlateau``) are stepped by the Trainer. FSDP, DeepSpeed
+and several devices in one process are refused.
 Read against transformers 5.23 and accelerate 1.15.
 """
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.training_args import ParallelMode
 
 from premortem.adapters.attached import Attached
 from premortem.core.errors import ConfigError
@@ -47,7 +49,7 @@ class GuardCallback(TrainerCallback):
         options: those of ``Guard.training``, except ``max_norm`` and ``accumulate``, which are the Trainer's.
 
     Raises:
-        ConfigError: for a register that does not bind, an unknown option, or a Trainer of several processes.
+        ConfigError: for a register that does not bind, an unknown option, or a Trainer that shards its model.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class GuardCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
     ) -> None:  # fmt: skip
         """Open the guarded run; the Trainer's own checkpoint, where it resumed from one, decides the step."""
-        _require_one_process(args)
+        _require_guardable(args)
         model, optimizer, scheduler = parts["model"], parts["optimizer"], parts["lr_scheduler"]
         run = self._attached.open(
             model, getattr(optimizer, "optimizer", optimizer), {} if scheduler is None else {"scheduler": scheduler},
@@ -80,7 +82,7 @@ class GuardCallback(TrainerCallback):
         )  # fmt: skip
         if state.global_step:
             path = _checkpoint_of(args, state) / DETECTORS
-            self._attached.resume_detectors(_read(path), str(path))
+            self._attached.resume_detectors(run.company.peers.by_first(lambda: _read(path)), str(path))
         self._report_gaps(run, args, scheduler)
         self._listen(model)
         self._hold_back(run, optimizer)
@@ -111,7 +113,7 @@ class GuardCallback(TrainerCallback):
     ) -> None:  # fmt: skip
         """Put the detectors' windows into the Trainer's checkpoint."""
         folder = _checkpoint_of(args, state)
-        if self.run is not None and folder.is_dir():
+        if self.run is not None and state.is_world_process_zero and folder.is_dir():
             (folder / DETECTORS).write_text(json.dumps(self.run.engine.observer.state()))
 
     def on_train_end(
@@ -196,9 +198,11 @@ def _checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(str(args.output_dir)) / name
 
 
-def _require_one_process(args: TrainingArguments) -> None:
-    if args.world_size > 1 or args.n_gpu > 1:
+def _require_guardable(args: TrainingArguments) -> None:
+    sharded = [name for name in ("fsdp", "deepspeed") if getattr(args, name, None)]
+    if args.n_gpu > 1 or (args.world_size > 1 and (sharded or args.parallel_mode != ParallelMode.DISTRIBUTED)):
+        how = f"{args.world_size} processes ({', '.join(sharded) or args.parallel_mode.value})"
         raise ConfigError(
-            f"GuardCallback: found {args.world_size} processes and {args.n_gpu} devices in each, expected one of each: "
-            "every process would decide for itself; guard a run of one process"
+            f"GuardCallback: found {how} with {args.n_gpu} devices each, expected one device each and, of several "
+            "processes, plain DDP (torchrun); see docs/distributed.md"
         )
