@@ -219,6 +219,25 @@ def test_law_3_a_peel_that_relapses_is_put_back_and_the_incident_is_recovered_he
     assert world.records("held")[0]["standing"] == ["cool"]
 
 
+def test_law_3_another_fault_during_a_peel_is_answered_by_its_own_rung_and_not_waited_out():
+    """Found by the chaos run: a rung with an hour's deadline was put back and nothing else was tried."""
+    patient = replace(heat_rungs()[0], deadline=ticks(10_000))
+    world = make_world(entries={"HEAT": entry("HEAT", (patient, heat_rungs()[2]))})
+    world.plan = replace(world.plan, watches=world.plan.watches[:2])
+    world.engine = type(world.engine)(world.plan)
+    world.run(WARM)
+    world.plant.fault_on = True
+    world.run(HEATED, until="relapse watch")
+    world.plant.fault_on = False
+    world.run(HEATED, until="peel verifying")
+    world.plant.healthy["gauge"] = lambda tick: math.nan
+    world.run(8)
+    assert world.turned[-1] == "restore"
+    world.plant.healthy["gauge"] = lambda tick: 0.0
+    world.run(HEATED)
+    assert world.phase() == "recovered"
+
+
 def test_law_3_an_irreversible_rung_is_never_undone():
     world = make_world(cures=("restore",))
     heated(world)

@@ -73,6 +73,9 @@ class Peel:
         if symptoms and window.settled is not None and incident.phase is Phase.PEEL_VERIFYING:
             self._failed(incident, "seen again: " + ", ".join(sorted(symptoms)))
             return
+        if symptoms and window.settled is not None and not incident.acting_rung.applies_to(frozenset(symptoms)):
+            self._failed(incident, "a symptom came that it cannot mend")  # another fault: its rungs come further up
+            return
         verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
         if verdict is Verdict.GREEN:
             if self._site.is_in_band(incident, window):
