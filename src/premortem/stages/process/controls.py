@@ -38,7 +38,10 @@ class Asked:
 
 
 class Again:
-    """Starts the command again, and keeps the caps whatever asks for it."""
+    """Starts the command again, and keeps the caps whatever asks for it.
+
+    One that has ended well meanwhile needs no start: the request counts as met.
+    """
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -53,17 +56,22 @@ class Again:
         """
         running = self._running
         runs = running.is_running
+        if not runs and running.child is not None:
+            running.finish()
+            if self._has_ended_well():
+                return
         refused = running.starts.why_not(signature_of(why) if runs else "")
         # other settings are another try: only the number of all starts holds them back
         if refused and (levels == running.levels or running.starts.restarts >= running.starts.most):
             raise StageError(f"not started again: {refused}")
         if runs:
             running.stop(why)
-        elif running.child is not None:
-            running.finish()
-        if running.starts.last is not None and running.starts.last.kind == "well":
-            raise StageError("not started again: it ended well meanwhile")
-        running.start(levels)
+        if not self._has_ended_well():
+            running.start(levels)
+
+    def _has_ended_well(self) -> bool:
+        last = self._running.starts.last
+        return self._running.child is None and last is not None and last.kind == "well"
 
     def _again(self, request: str) -> None:
         self._asked_at = self._running.starts.num
@@ -72,7 +80,8 @@ class Again:
     def _was_started(self) -> bool:
         """Whether a newer process was started, and had in its own environment what it was to have."""
         running = self._running
-        return running.starts.num > self._asked_at and running.shown == running.levels
+        is_new = running.starts.num > self._asked_at and running.shown == running.levels
+        return is_new or self._has_ended_well()
 
 
 class Level:

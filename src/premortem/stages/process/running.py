@@ -74,6 +74,7 @@ class Running:
         self._tail: deque[str] = deque(maxlen=_TAIL)
         self._began = 0.0
         self._kills = 0
+        self._own = cgroup_of()
         self._pulse = Pulse(0.0)
 
     @property
@@ -191,7 +192,7 @@ class Running:
     @property
     def num_kills(self) -> int | None:
         """What the kernel has killed for memory in the command's group; ``None`` where nothing counts it."""
-        group = self.setup.group.group if self.setup.group is not None else cgroup_of()
+        group = self.setup.group.group if self.setup.group is not None else self._own
         return None if group is None else group.oom_kills
 
     def look(self) -> Look:
@@ -205,9 +206,8 @@ class Running:
     def limit_for(self, in_use: int) -> int | None:
         """Bytes that the tree may use: its own limit, what its groups leave it, what the machine has left for it."""
         free = [self.setup.limit]
-        own = cgroup_of()
-        tightest = None if own is None else own.tightest
-        if tightest is not None and self.setup.group is None:
+        tightest = None if self._own is None or self.setup.group is not None else self._own.tightest
+        if tightest is not None:
             allowed, group = tightest
             free.append(in_use + max(0, allowed - (group.working_set or 0)))
         left = available()

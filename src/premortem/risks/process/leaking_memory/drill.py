@@ -41,7 +41,9 @@ class Leaking(Disturbance):
         peak = 0 if group is None else group.group.peak or 0
         kills = 0 if group is None else group.group.oom_kills or 0
         grown = peak - self._before
-        return Evidence(grown > 20 * self._a_step, f"memory grew by {grown >> 20} MiB; {kills} killed for memory")
+        ended = ", ".join(ended.words for ended in self._job.running.starts.endings) or "nothing ended"
+        told = f"memory grew by {grown >> 20} MiB; {kills} killed for memory; {ended}"
+        return Evidence(grown > 20 * self._a_step, told)
 
     def gone(self) -> Evidence:
         """Whether nothing wakes the leak any more."""
