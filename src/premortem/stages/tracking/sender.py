@@ -19,7 +19,8 @@ from premortem.stages.tracking.folder import Folder, find
 from premortem.stages.tracking.worker import DONE, MISTAKE, REFUSED
 
 _POLL_S = 0.1
-_NO_LIFE_S = 60.0
+_NO_LIFE_S = 300.0
+"""Clients have patience of their own, of seconds; reading back a long history takes minutes."""
 _MOST_PAUSE_S = 30.0
 
 

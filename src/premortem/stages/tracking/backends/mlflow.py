@@ -72,7 +72,8 @@ class MLflow:
             for name, value in record.values.items()
         ]
         if doubtful:
-            metrics = [metric for metric in metrics if not self._is_there(metric)]
+            since = min((metric.timestamp for metric in metrics), default=0)
+            metrics = [metric for metric in metrics if not self._is_there(metric, since)]
         for start in range(0, len(metrics), _PER_REQUEST):
             part = metrics[start : start + _PER_REQUEST]
             try:
@@ -83,12 +84,13 @@ class MLflow:
         if records:
             self._sent = records[-1].n
 
-    def _is_there(self, metric: Metric) -> bool:
+    def _is_there(self, metric: Metric, since: int) -> bool:
+        """Whether the history has it; only what is as young as the doubtful records is remembered."""
         assert self._client is not None
         client = self._client
         if metric.key not in self._there:
             history = _ask(lambda: client.get_metric_history(self._run, metric.key))
-            self._there[metric.key] = {_point(m) for m in history}
+            self._there[metric.key] = {_point(m) for m in history if m.timestamp >= since}
         return _point(metric) in self._there[metric.key]
 
     def confirmed(self) -> int:
