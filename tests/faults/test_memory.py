@@ -12,7 +12,7 @@ import pytest
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.faults.fault import NotPermitted
-from premortem.faults.group import MemoryGroup, clean_groups, group_refusal
+from premortem.faults.group import GroupLimit, MemoryGroup, clean_groups, group_refusal
 from premortem.faults.memory import AddressSpaceLimit, DeviceFraction, Leak, MemoryLimit
 from premortem.machine import memory
 from premortem.machine.cgroup import cgroup_of
@@ -215,3 +215,18 @@ def test_a_share_of_a_device_needs_one() -> None:
         torch.empty(torch.cuda.get_device_properties(0).total_memory // 5, dtype=torch.uint8, device="cuda")
     assert fault.observed().holds
     assert fault.gone().holds
+
+
+def test_a_limit_on_a_standing_group_kills_while_it_is_on_only(group) -> None:
+    if group is None:
+        return
+    assert taking(96, group) == (0, "took it")
+    with GroupLimit(group, 64 * MIB) as fault:
+        assert fault.observed().holds is False, "nobody was killed yet"
+        assert taking(96, group) == (-9, "")
+        assert fault.observed().holds
+        assert fault.gone().holds is False
+    assert fault.gone().holds
+    assert taking(96, group) == (0, "took it")
+    with pytest.raises(ConfigError, match="expected"):
+        GroupLimit(group, 0)
