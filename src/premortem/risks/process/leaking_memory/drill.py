@@ -30,7 +30,9 @@ class Leaking(Disturbance):
         if self._job.refused:
             raise NotPermitted(self._job.refused)
         self._before = self._job.running.look().memory
-        self._file.write_text(str(self._a_step))
+        beside = self._file.with_suffix(".new")
+        beside.write_text(str(self._a_step))
+        beside.replace(self._file)  # the program may look at any moment
 
     def _undo(self) -> None:
         self._file.unlink(missing_ok=True)
