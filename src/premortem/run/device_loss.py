@@ -22,7 +22,7 @@ from premortem.stages.train.guarded.failures import Failure
 from premortem.stages.train.guarded.moving import device_of, move
 from premortem.stages.train.guarded.renewal import Renewal
 from premortem.stages.train.guarded.requests import Request, digest
-from premortem.stages.train.guarded.settings import ChosenSetting
+from premortem.stages.train.guarded.settings import ChosenSetting, NumberSetting
 from premortem.stages.train.guarded.stepper import Stepped
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from premortem.run.training import GuardedTraining
 
 LOST = "the device failed"
-WAITING = "waiting"
 _LOOK_S = 0.5
 """How often a wait asks whether the process was told to end."""
 _IN_A_ROW = 3
@@ -52,7 +51,7 @@ class DeviceLoss:
         self._failures = 0
         self._failed_at = -1
         self._expected: int | None = None
-        self._waiting = ChosenSetting("at once")
+        self._waiting = NumberSetting(0.0)
         self._place = _Place(self, subject)
         self.state = DeviceState(subject.model)
 
@@ -104,7 +103,7 @@ class DeviceLoss:
                 if self._renewal.answers():
                     if not state.is_torn and self._failures < _IN_A_ROW:
                         return
-                elif self._waiting.value == WAITING:
+                elif self._waiting.value:
                     self._sleep()
         finally:
             state.clear()

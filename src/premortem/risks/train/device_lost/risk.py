@@ -20,9 +20,9 @@ Ladder
     all is well, if the device answers. When all is spent the run stops; its last bundle is valid.
 
 Covered / not covered
-    Covered: the second form of ``run.step``, whose forward pass can be taken again with the same random numbers. Not
-    covered: the first form (its exception goes on as it came); a CUDA context that is dead for this process, which
-    only a new process mends (`premortem supervise` starts one); kernels that hang; sharded models.
+    Covered: the second form of ``run.step``, whose forward pass can be taken again with the same random numbers.
+    Not covered: the first form (its exception goes on as it came); a CUDA context that is dead for this process,
+    which only a new process mends (`premortem supervise` starts one); kernels that hang; sharded models.
 
 Drill
     A small language model whose device refuses everything for a while, loses the memory of the weights, loses it
@@ -69,7 +69,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
     """Wait, resume, leave."""
     any_of_them, deadline = frozenset({LOST, MEMORY, TORN}), ticks(p.deadline)
     return (
-        Rung("wait for the device", "device_patience", Override("choose", "waiting"), frozenset({LOST, BUSY}),
+        Rung("wait for the device", "device_patience", Override("choose", 1.0), frozenset({LOST, BUSY}),
              settle=ticks(1), confirm=p.confirm, deadline=seconds(p.wait_s)),
         Rung("resume from the checkpoint", "checkpoint", Override("choose", "newest"), any_of_them,
              Relation.IRREVERSIBLE, settle=ticks(1), confirm=p.confirm, deadline=deadline),
