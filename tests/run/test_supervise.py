@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,6 +118,34 @@ def test_at_a_terminal_the_command_has_one() -> None:
         while said.count(b"typed") < 2:  # the terminal's echo, and the command's own line
             said += os.read(master, 1024)
         assert ran.wait(30) == 0
+    os.close(master)
+
+
+def test_ctrl_z_ctrl_c_and_the_size_of_the_window(here: Path) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    before = termios.tcgetattr(slave)
+    code = (
+        "import os, time; open('pid', 'w').write(str(os.getpid())); "
+        "print(os.get_terminal_size().columns, flush=True); time.sleep(60)"
+    )
+    words = [*CLI, "--", *PYTHON, code]
+    own_terminal = f"import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({CLI[0]!r}, {words!r})"
+    with subprocess.Popen([sys.executable, "-c", own_terminal], stdin=slave, stdout=slave, stderr=slave,
+                          start_new_session=True) as ran:  # fmt: skip
+        said = b""
+        while b"77\r\n" not in said:
+            said += os.read(master, 1024)
+        pid = int((here / "pid").read_text())
+        os.write(master, b"\x1a")
+        assert eventually(lambda: {psutil.Process(p).status() for p in (pid, ran.pid)} == {psutil.STATUS_STOPPED})
+        assert termios.tcgetattr(slave) == before
+        ran.send_signal(signal.SIGCONT)
+        assert eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
+        os.write(master, b"\x03")
+        assert ran.wait(30) == 130
+    assert termios.tcgetattr(slave) == before
+    os.close(slave)
     os.close(master)
 
 

@@ -160,14 +160,14 @@ class Running:
         """Ctrl-Z: the command first, then the supervisor; both go on by ``fg``."""
         child, streams = self.child, self._streams
         if child is not None:
-            child.send_group(signal.SIGTSTP)
+            child.send_all(signal.SIGSTOP)  # SIGTSTP does nothing in a session that no shell is in
         if streams is not None:
             streams.suspend()
         os.kill(os.getpid(), signal.SIGSTOP)
         if streams is not None:
             streams.resume()
         if child is not None:
-            child.send_group(signal.SIGCONT)
+            child.send_all(signal.SIGCONT)
         self._pulse.at = time.monotonic()
 
     def await_end(self, seconds: float) -> None:

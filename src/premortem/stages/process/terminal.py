@@ -19,7 +19,7 @@ from typing import Self
 
 from premortem.stages.process.pump import Hear, Pump
 
-_FLAGS = 3  # index of the local flags in what tcgetattr returns
+_OUTPUT, _FLAGS = 1, 3  # indices of the output and the local flags in what tcgetattr returns
 _SIZE = "HHHH"
 
 
@@ -97,7 +97,9 @@ class Streams:
     def _open_terminal(self, hear: Hear, stdout: int, stderr: int) -> tuple[int, int, int]:
         master, slave = pty.openpty()
         with contextlib.suppress(termios.error):
-            termios.tcsetattr(slave, termios.TCSANOW, termios.tcgetattr(0))
+            mode = termios.tcgetattr(0)
+            mode[_OUTPUT] = mode[_OUTPUT] & ~termios.ONLCR  # our own terminal makes the line ends
+            termios.tcsetattr(slave, termios.TCSANOW, mode)
         self.pumps.append(Pump(os.dup(master), stdout, hear))
         self._keys = _Keys(master)
         self._keys.resize()
