@@ -8,7 +8,7 @@ SEEDS ?= 3
 # threads that wait must not spin: two cores are shared with whatever else runs
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup run test check drill bench soak docs clean format
+.PHONY: setup run test check drill bench board chaos soak docs clean format
 
 setup: $(STAMP)
 
@@ -33,11 +33,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell src docs README.md CONTRIBUTING.md CHANGELOG.md
-	for register in hrm ultrathink agent-forge ryzanstein default; do $(BIN)/premortem register validate $$register || exit 1; done
+	for register in hrm ultrathink agent-forge ryzanstein default supervise; do $(BIN)/premortem register validate $$register || exit 1; done
 	$(BIN)/python docs/tables.py --check
 
 drill: setup
 	$(BIN)/premortem drill HRM-9.1.1 AF-1.4 AF-I.2 --seeds $(SEEDS)
+	$(BIN)/premortem drill HRM-9.1.2 AF-1.1 AF-1.3 AF-I.1 AF-I.3 UT-R006 --seeds $(SEEDS)
 
 bench: setup
 	$(BIN)/python benchmarks/cold_start.py
@@ -47,14 +48,28 @@ bench: setup
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/grokking.py
 	$(BIN)/python benchmarks/hrm_sudoku.py --size 4 --seeds 3 --minutes 10
+	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/fault_lines.py
+	$(BIN)/python benchmarks/fitting.py
+	$(BIN)/python benchmarks/tracker_cost.py
+	$(BIN)/python benchmarks/replay_speed.py
+
+# installs the peers into environments of their own
+board: setup
+	$(BIN)/python -m benchmarks.board
+
+chaos: setup
+	$(BIN)/python -m benchmarks.chaos
 
 soak: setup
 	$(BIN)/python benchmarks/checkpoint_soak.py
 	$(BIN)/python benchmarks/kill_soak.py
+	$(BIN)/python benchmarks/distributed_soak.py
 
 docs: setup
 	$(BIN)/python docs/tables.py
 	$(BIN)/python -m premortem.app.report.picture docs/img/rescued.svg
+	$(BIN)/python -m premortem.app.report.replayed docs/img/replay.svg
 
 format: setup
 	$(BIN)/ruff format src tests benchmarks
