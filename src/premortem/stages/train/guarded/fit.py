@@ -58,6 +58,11 @@ class Fit:
         return self._too_large is not None
 
     @property
+    def smallest_measured(self) -> int:
+        """The smallest size that was measured; 0 for none."""
+        return min(self.points, default=0)
+
+    @property
     def largest_measured(self) -> int:
         """The largest size that was measured; 0 for none."""
         return max(self.points, default=0)

@@ -19,7 +19,7 @@ from premortem.stages.train.guarded.failures import Failure
 from premortem.stages.train.guarded.fit import Fit
 from premortem.stages.train.guarded.forward import Forward
 from premortem.stages.train.guarded.gauge import Gauge, Look
-from premortem.stages.train.guarded.pieces import PieceCap, Plan, Size, Taken
+from premortem.stages.train.guarded.pieces import PieceCap, Size, Taken
 from premortem.stages.train.guarded.splitting import CannotSplit, evenly, num_elements, num_samples, split
 from premortem.stages.train.guarded.stepper import Stepper
 from premortem.stages.train.guarded.trial import Trial
@@ -27,9 +27,13 @@ from premortem.stages.train.guarded.trying import MicroBatch, NoRoom
 
 Weigh = Callable[[Any], float]
 HEADROOM = 0.12
-"""Of the limit stays free: 10 % (AF-1.3), and something for what a prediction is off."""
+"""Of what the limit leaves stays free: 10 % (AF-1.3), and something for what a prediction is off."""
+_TIDY_EVERY = 16
+"""Plans near the limit between two collections of garbage."""
 _PACE = 300.0
 """Reading memory may take one part in so many of a run far from its limit."""
+_AT_LEAST_EVERY = 4
+"""Passes; what grows from step to step must be seen before it is too late, however short a step is."""
 _NEAR = 0.6
 _PATIENCE = 64
 """Steps in a row without room until the exception goes on as it came."""
@@ -60,8 +64,9 @@ class Fitting:
         self._is_near = True
         self._now: tuple[int, float] | None = None
         self._no_room = 0
+        self._passes = 0
         self._smallest = 1
-        self._plan_now: Plan | None = None
+        self._since_tidy = _TIDY_EVERY
 
     # --- what Trying calls -------------------------------------------------------------------
 
@@ -103,7 +108,6 @@ class Fitting:
     def forget(self) -> None:
         """Passes are other ones from now on: recomputed, of another precision, on another device."""
         self.fit.forget()
-        self._plan_now = None
 
     # --- planning ----------------------------------------------------------------------------
 
@@ -125,29 +129,40 @@ class Fitting:
             self._trial.run(micro.loss_fn, micro.batch, size)
             look = self._observe(size.elements, again=True) or look
         most = self._most(size)
-        used, largest = look.used, self._largest(look, most, size)
-        if largest < most and self._is_near:
-            used, largest = self._tidied(look, most, size)
-        self._note_need(look, used, size, most if math.isinf(self.cap.value) else max(1, largest))
+        largest = self._largest(look, most, size)
+        if largest < most:
+            self._is_near = True
+            look, largest = self._trimmed(micro, look, most, size)
+        self._note_need(look, size, most if math.isinf(self.cap.value) else max(1, largest))
         return self._pieces(micro, size, look, min(most, largest))
 
-    def _tidied(self, look: Look, most: int, size: Size) -> tuple[int, int]:
-        """Bytes used and samples that fit once memory was given back; for some steps what it was found to be."""
-        plan = self._plan_now
-        if plan is not None and (plan.elements, plan.most) == (size.elements, most):
-            plan.left -= 1
-            if plan.left > 0 and look.used <= plan.peak <= look.allowed:
-                return plan.used, plan.largest
-        self.gauge.tidy()
+    def _trimmed(self, micro: MicroBatch, look: Look, most: int, size: Size) -> tuple[Look, int]:
+        """What fits once free pages were given back, and smaller passes were measured where none was."""
+        self._give_back()
         look = self._observe(size.elements, again=True) or look
         largest = self._largest(look, most, size)
-        peak = look.used + (self.fit.need(size.of(max(1, largest))) or 0.0)
-        self._plan_now = Plan(size.elements, most, largest, look.used, peak)
-        return look.used, largest
+        if largest < most and self._trial.is_possible(size, max(1, largest)):
+            self._trial.run(micro.loss_fn, micro.batch, size)
+            look = self._observe(size.elements, again=True) or look
+            largest = self._largest(look, most, size)
+        return look, largest
+
+    def _give_back(self) -> None:
+        """Collecting takes tens of milliseconds: every few steps only; trimming is done each time."""
+        self._since_tidy += 1
+        if self._since_tidy < _TIDY_EVERY:
+            self.gauge.trim()
+        else:
+            self._since_tidy = 0
+            self.gauge.tidy()
 
     def _pieces(self, micro: MicroBatch, size: Size, look: Look, most: int) -> list[int]:
         if most < 1:
-            if not self.fit.fits(size.of(1), look.left):
+            self.gauge.tidy()
+            look = self._observe(size.elements, again=True) or look
+            # where too much raises, what was predicted is no reason to give up: only a pass that failed is
+            is_hopeless = self.fit.has_failed if self.gauge.raises or look.raises else True
+            if is_hopeless and not self.fit.fits(size.of(1), look.left):
                 self._give_up()
             most = 1  # the headroom is touched, and one sample still fits: better slow than lost
         if most >= size.samples:
@@ -177,12 +192,13 @@ class Fitting:
         return size.samples if math.isinf(self.cap.value) else max(1, min(size.samples, int(self.cap.value)))
 
     def _largest(self, look: Look, most: int, size: Size) -> int:
-        return self.fit.largest(look.left - HEADROOM * look.allowed, most, size.of)
+        return self.fit.largest((1.0 - HEADROOM) * look.left, most, size.of)
 
-    def _note_need(self, look: Look, used: int, size: Size, samples: int) -> None:
+    def _note_need(self, look: Look, size: Size, samples: int) -> None:
+        self.taken.held = self.taken.held or look
         need = self.fit.need(size.of(samples))
         if need is not None:
-            share = (used + need) / look.allowed
+            share = need / max(1, look.left)
             self.taken.need_share = max(share, self.taken.need_share or 0.0)
 
     def _shares(self, batch: Any, pieces: list[int]) -> list[float]:
@@ -201,11 +217,12 @@ class Fitting:
 
     def _pass(self, micro: MicroBatch, piece: Any, elements: int, share: float) -> Tensor:
         before = self._observe(elements)
-        is_tight = before is not None and not self.fit.fits(elements, before.left - HEADROOM * before.allowed)
+        is_tight = before is not None and not self.fit.fits(elements, (1.0 - HEADROOM) * before.left)
         if is_tight:
             self.gauge.trim()
             before = self._observe(elements, again=True)
         self._now = (elements, math.inf if before is None else before.left)
+        self._passes += 1
         is_measured, is_new = self._is_due(elements), elements > self.fit.largest_measured
         if is_measured:
             began = time.perf_counter()
@@ -226,30 +243,28 @@ class Fitting:
         if grown is not None:
             self.fit.measured(elements, grown, exact=exact)
             if before is not None:
-                share = (before.used + grown) / before.allowed
+                share = grown / max(1, before.left)
                 self.taken.peak_share = max(share, self.taken.peak_share or 0.0)
                 self._is_near = share > _NEAR
         ended = time.perf_counter()
         self._spent += ended - began
-        self._due, self._spent = time.monotonic() + _PACE * self._spent, 0.0
+        self._due, self._spent, self._passes = time.monotonic() + _PACE * self._spent, 0.0, 0
 
     def _is_due(self, elements: int | None) -> bool:
         """Whether memory is looked at now: a size that is new, a limit that is near, or long enough since."""
         is_new = elements is not None and elements > self.fit.largest_measured
-        return is_new or self._is_near or time.monotonic() >= self._due
+        return is_new or self._is_near or self._passes >= _AT_LEAST_EVERY or time.monotonic() >= self._due
 
     def _observe(self, elements: int | None, *, again: bool = False) -> Look | None:
         if again or self._is_due(elements):
             began = time.perf_counter()
             self.look = self.gauge.look()
             self._spent += time.perf_counter() - began
-        if self.look is not None:
-            self.taken.used = float(self.look.used)
         return self.look
 
     def _after_failure(self) -> None:
         if self._now is not None:
             elements, room = self._now
             self.fit.failed(elements, room)
-        self._now, self._is_near, self._plan_now = None, True, None
+        self._now, self._is_near = None, True
         self.gauge.tidy()

@@ -30,6 +30,11 @@ class Look:
     is_set: bool
 
     @property
+    def raises(self) -> bool:
+        """Whether more of it is refused by an exception, and nobody is killed."""
+        return self.by.startswith("RLIMIT")
+
+    @property
     def left(self) -> int:
         """Bytes until the limit; never negative."""
         return max(0, self.allowed - self.used)
@@ -62,6 +67,16 @@ class Gauge(Protocol):
         ...
 
 
+class _MallocInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``; ``fordblks``: free bytes in its heap."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+                     "keepcost")
+    )  # fmt: skip
+
+
 class HostMemory:
     """The memory of this process."""
 
@@ -70,7 +85,11 @@ class HostMemory:
     def __init__(self, budget: float = math.inf) -> None:
         self._reader = MemoryReader()
         self._budget = budget
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        library = ctypes.CDLL(None)  # glibc has both of these
+        self._trim = getattr(library, "malloc_trim", None)
+        self._info = getattr(library, "mallinfo2", None)
+        if self._info is not None:
+            self._info.restype = _MallocInfo
         self._start: int | None = None
 
     def look(self) -> Look | None:
@@ -78,8 +97,14 @@ class HostMemory:
         found = self._reader.read()
         look = None
         if found.used is not None and found.allowed is not None:
-            look = Look(found.used, found.allowed, found.by, found.by != _MACHINE)
+            used = found.used
+            if found.by.startswith("RLIMIT"):
+                used = max(0, used - self._free_in_heap())  # it counts addresses: what malloc keeps, it can use again
+            look = Look(used, found.allowed, found.by, found.by != _MACHINE)
         return _within(look, found.resident, self._budget)
+
+    def _free_in_heap(self) -> int:
+        return 0 if self._info is None else int(self._info().fordblks)
 
     def begin(self) -> None:
         """Let the resident peak begin here."""

@@ -5,34 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from premortem.stages.train.guarded.gauge import Look
 from premortem.stages.train.guarded.settings import NumberSetting
-
-_TRUSTED = 16
-"""Steps that a plan is trusted for, before memory is tidied to see what is really used."""
 
 
 @dataclass(slots=True)
 class Taken:
     """What the present step came to, for the signals; ``None`` is unknown."""
 
-    used: float | None = None
+    held: Look | None = None
+    """At the step's begin, before its first pass."""
     peak_share: float | None = None
     need_share: float | None = None
     pieces: int | None = None
     cap: float | None = None
     ooms: int = 0
-
-
-@dataclass(slots=True)
-class Plan:
-    """How many samples fit, found with memory tidied; free pages that malloc keeps afterwards would hide it."""
-
-    elements: int
-    most: int
-    largest: int
-    used: int
-    peak: float
-    left: int = _TRUSTED
 
 
 @dataclass(frozen=True, slots=True)

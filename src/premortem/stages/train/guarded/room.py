@@ -14,8 +14,10 @@ GIB = 1024.0**3
 SIGNALS: tuple[Signal, ...] = (
     Signal("memory_used", "GiB", help="in use between two steps, by the limit that leaves least"),
     Signal("memory_held", "", help="the same as a share of that limit"),
-    Signal("memory_share", "", help="peak within a pass, as a share of the tightest limit"),
-    Signal("memory_need", "", help="what the batch needs at its peak, predicted, as a share of the tightest limit"),
+    Signal("memory_share", "", help="peak of a pass, as a share of what the tightest limit left"),
+    Signal(
+        "memory_need", "", help="what the batch will take at its peak, as a share of what the tightest limit leaves"
+    ),
     Signal("ooms", "", help="exceptions for want of memory in this step, and steps given up for it"),
     Signal("pieces", "", help="pieces that a batch was taken in; 1 for the whole"),
     Signal("piece_cap", "samples", help="samples a piece at most, as the last step obeyed it"),
@@ -46,7 +48,7 @@ class Room:
         """In the order of :data:`SIGNALS`; the present step's figures begin anew."""
         fitting = self._fitting
         taken, fitting.taken = fitting.taken, Taken()
-        look = fitting.look
+        look = taken.held or fitting.look
         again, self._seen = self._recompute.num_recomputed - self._seen, self._recompute.num_recomputed
         # read every few steps far from the limit: the last known peak stands until then
         self._peak = taken.peak_share if taken.peak_share is not None else self._peak

@@ -64,6 +64,11 @@ class Trial:
             return False
         return look.is_set or predicted(self._model_bytes, samples) > _EASY * look.left
 
+    def is_possible(self, size: Size, samples: int) -> bool:
+        """Whether no pass as small as so many samples was measured yet, and the step has not begun."""
+        smallest = self._fit.smallest_measured
+        return not self._stepper.num_pending and size.samples > 1 and (not smallest or size.of(samples) < smallest)
+
     def run(self, loss_fn: LossFn, batch: Any, size: Size) -> None:
         """Passes over 1, 2, 4, … samples, until one tells what a sample takes or a larger one would be a risk."""
         samples, former = 1, 0

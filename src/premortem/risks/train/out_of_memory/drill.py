@@ -1,0 +1,163 @@
+"""A small language model under a real limit: one that kills without a word, or one that refuses.
+
+Each arm is a process in a memory group of its own. A limit leaves room for what the healthy run needs, and not for
+what the fault asks for.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from premortem.core.drill import Bounds
+from premortem.faults.batches import DisturbedBatches
+from premortem.faults.disturbance import Disturbance
+from premortem.faults.fault import Evidence, Fault
+from premortem.faults.memory import AddressSpaceLimit, MemoryLimit
+from premortem.machine.memory import resident
+from premortem.registers.schema import Scalar
+from premortem.risks.case import TrainingCase
+from premortem.stages.train.lm import LanguageModelConfig
+from premortem.stages.train.trainable import Trainable, small_language_model
+
+MIB = 1 << 20
+AT = 20
+STEPS = 110
+BATCH = 32
+"""A pass over it takes about 21 MiB."""
+
+
+def small(seed: int) -> Trainable:
+    """The drill's language model, for a short while on larger batches."""
+    return small_language_model(seed, batch_size=BATCH, num_steps=STEPS)
+
+
+class Together(DisturbedBatches[Tensor]):
+    """The batch comes together with those before it, ``times`` in all, under a limit that kills.
+
+    As when a batch of 32 is set where 16 was meant, or an accumulation that collects batches and not gradients.
+    """
+
+    name = "batches at once"
+
+    def __init__(self, times: int, growth_bytes: int) -> None:
+        super().__init__(())
+        self._times = times
+        self._limit = MemoryLimit(growth_bytes)
+        self._former: list[Tensor] = []
+
+    def _apply(self) -> None:
+        super()._apply()
+        self._limit.__enter__()
+
+    def _undo(self) -> None:
+        super()._undo()
+        self._limit.remove()
+
+    def _disturb(self, batch: Tensor, step: int) -> Tensor:
+        self._former = [*self._former, batch][-self._times :]
+        return torch.cat([self._former[i % len(self._former)] for i in range(self._times)])
+
+    def observed(self) -> Evidence:
+        """Whether larger batches were handed out, and the kernel had taken the limit."""
+        return _both(super().observed(), self._limit.observed())
+
+    def gone(self) -> Evidence:
+        """Whether batches come as they are, and the limit is as before."""
+        return _both(super().gone(), self._limit.gone())
+
+
+class Garbage(DisturbedBatches[Tensor]):
+    """Each batch leaves garbage in a cycle while nobody collects, under a limit that kills."""
+
+    name = "garbage that nobody collects"
+
+    def __init__(self, bytes_a_batch: int, growth_bytes: int) -> None:
+        super().__init__(())
+        self._bytes = bytes_a_batch
+        self._limit = MemoryLimit(growth_bytes)
+        self._before = 0
+        self._grown = 0
+
+    def _apply(self) -> None:
+        super()._apply()
+        self._limit.__enter__()
+        gc.disable()
+        self._before = resident() or 0
+
+    def _undo(self) -> None:
+        super()._undo()
+        gc.enable()
+        gc.collect()
+        self._limit.remove()
+
+    def hand_out(self, batch: Tensor, step: int) -> Tensor:
+        """The batch as it is; what it leaves behind is the fault."""
+        if self.is_on:
+            cycle: list[Any] = [torch.ones(self._bytes, dtype=torch.uint8)]
+            cycle.append(cycle)
+            self._grown = max(self._grown, (resident() or 0) - self._before)
+        return batch
+
+    def _disturb(self, batch: Tensor, step: int) -> Tensor:
+        return batch
+
+    def observed(self) -> Evidence:
+        """Whether resident memory really grew by several batches' garbage, under the limit."""
+        grew = Evidence(self._grown > 4 * self._bytes, f"{self.name}: resident memory grew by {self._grown} bytes")
+        return _both(grew, self._limit.observed())
+
+    def gone(self) -> Evidence:
+        """Whether garbage is collected again, and the limit is as before."""
+        return _both(Evidence(gc.isenabled(), f"{self.name}: collection is on: {gc.isenabled()}"), self._limit.gone())
+
+
+def _both(one: Evidence, other: Evidence) -> Evidence:
+    holds = None if None in (one.holds, other.holds) else bool(one.holds and other.holds)
+    return Evidence(holds, f"{one.detail}; {other.detail}")
+
+
+def twice(run: Trainable, folder: Path) -> Fault:
+    """64 samples where 32 were planned."""
+    return Together(2, 12 * MIB)
+
+
+def accumulation_broken(run: Trainable, folder: Path) -> Fault:
+    """Four micro-batches in one."""
+    return Together(4, 24 * MIB)
+
+
+def garbage(run: Trainable, folder: Path) -> Fault:
+    """2 MiB a step: the limit is reached after some thirty."""
+    return Garbage(2 * MIB, 60 * MIB)
+
+
+def twice_the_parameters(seed: int) -> Trainable:
+    """A model of twice the width where the limit was set for the other."""
+    return small_language_model(seed, batch_size=BATCH, num_steps=STEPS, model=WIDE)
+
+
+def refuses(run: Trainable, folder: Path) -> Disturbance:
+    """Allocations fail beyond what the planned model would have needed."""
+    return AddressSpaceLimit(24 * MIB)
+
+
+WIDE = LanguageModelConfig(width=128)
+PARAMS: dict[str, dict[str, Scalar]] = {"train/out-of-memory": {"caches_every": 4}}
+BOUNDS = Bounds(detect_within=4, tolerance=0.10)
+
+CASES = (
+    TrainingCase(name="twice the batch", build=small, fault=twice, at=AT, lasts=math.inf, bounds=BOUNDS,
+                 confined=True),
+    TrainingCase(name="accumulation that does not work", build=small, fault=accumulation_broken, at=AT,
+                 lasts=math.inf, bounds=BOUNDS, confined=True),
+    TrainingCase(name="twice the parameters", build=twice_the_parameters, fault=refuses, at=2, lasts=math.inf,
+                 bounds=BOUNDS, confined=True),
+    TrainingCase(name="garbage that nobody collects", build=small, fault=garbage, at=AT, lasts=math.inf,
+                 bounds=Bounds(detect_within=64, tolerance=0.10), params=PARAMS, confined=True),
+)  # fmt: skip
