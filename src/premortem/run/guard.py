@@ -45,6 +45,7 @@ class Options:
         intermediates: patterns, within the folder, of files that may be deleted when space runs out.
         resume: go on from the newest bundle that verifies, where there is one; ``"guard"`` resumes the guard's
             memory alone, for a loop that brings back its own weights.
+        alone: decide for this process alone, though ``torch.distributed`` has others: they train something else.
         device_poll_s: seconds between two looks at a device that does not answer.
         memory_budget_gb: GiB that the run shall keep to, beside the limits that there are.
         weigh: what a batch's loss is a mean over, ``weigh(batch) → number`` (target tokens); its samples if left out.
@@ -60,6 +61,7 @@ class Options:
     prune_by_hand: bool = False
     intermediates: tuple[str, ...] = ()
     resume: bool | Literal["guard"] = True
+    alone: bool = False
     device_poll_s: float = 60.0
     memory_budget_gb: float = math.inf
     weigh: Callable[[Any], float] | None = None

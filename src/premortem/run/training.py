@@ -56,7 +56,7 @@ class GuardedTraining:
     def __init__(self, guard: Guard, subject: Subject, options: Options) -> None:
         self._subject = subject
         self._options = options
-        self.company = Company(subject, lambda what: self.report_gap(what))
+        self.company = Company(subject, lambda what: self.report_gap(what), alone=options.alone)
         self.stepper = Stepper(
             subject.model, subject.optimizer, subject.companions,
             max_norm=options.max_norm, accumulate=options.accumulate, peers=self.company.peers,
@@ -208,8 +208,10 @@ class GuardedTraining:
             else:
                 stepped = self.trying.first_form(loss)
         except GivenUp:
-            return Stepped(math.nan, None, False, LOST)
-        if stepped is not None:
+            stepped = Stepped(math.nan, None, False, LOST)
+        if stepped is not None and stepped.why == LOST:
+            self.draws.stepped(reached=True)  # told already, look by look; it says nothing of the batch
+        elif stepped is not None:
             self.making_room.stepped(second_form=is_second)
             self.observe(stepped)
         return stepped

@@ -18,7 +18,7 @@ from premortem.run.distributed.agreeing import Agreed, AgreeingDriver, Agreement
 from premortem.run.driver import Driver
 from premortem.run.subject import Subject
 from premortem.run.telling import tell
-from premortem.stages.train.distributed.peers import Peers, find_peers, unheard_of
+from premortem.stages.train.distributed.peers import ALONE, Peers, find_peers, unheard_of
 from premortem.stages.train.distributed.shards import is_sharded
 from premortem.stages.train.guarded.workload import TrainingWorkload
 
@@ -31,9 +31,10 @@ class Company:
         PeerLost: when not all of them come.
     """
 
-    def __init__(self, subject: Subject, report: Callable[[str], None]) -> None:
+    def __init__(self, subject: Subject, report: Callable[[str], None], *, alone: bool = False) -> None:
         self._report = report
-        self.peers: Peers = find_peers()
+        self.peers: Peers = ALONE if alone else find_peers()
+        self._is_asked_alone = alone
         self._subject = subject
         self._clock = SharedClock()
         self._began = time.monotonic()
@@ -92,7 +93,7 @@ class Company:
 
     def gaps(self) -> list[str]:
         """What cannot be done in this company, in words."""
-        alone = unheard_of()
+        alone = "" if self._is_asked_alone else unheard_of()
         if self.peers.is_alone:
             return [alone] if alone else []
         return [f"{self.peers.size} processes: one that fails inside its forward or backward pass ends all of them"]

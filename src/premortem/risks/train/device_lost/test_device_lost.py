@@ -80,6 +80,18 @@ def test_lost_memory_comes_back_from_the_newest_bundle(tmp_path: Path) -> None:
     assert run.step_number == 120
 
 
+def moments_lost(model: nn.Module, optimizer: torch.optim.Optimizer) -> DeviceLost:
+    return DeviceLost(lambda: [v for state in optimizer.state.values() for v in state.values() if v.ndim])
+
+
+def test_a_torn_update_is_never_trained_on_and_blames_no_batch(tmp_path: Path) -> None:
+    run, _, _ = train(tmp_path, {63: moments_lost}, register="default")
+    found = {(r["watch"], r["level"]) for r in records(run, tmp_path, "finding") if r["level"] in ("RED", "CRITICAL")}
+    assert found == {("device error", "RED"), ("torn update", "CRITICAL")}
+    assert run.step_number == 120
+    assert not run.draws.skip
+
+
 def test_without_a_register_that_watches_the_device_the_exception_goes_on(tmp_path: Path) -> None:
     with pytest.raises(torch.AcceleratorError, match="launch failure"):
         train(tmp_path, {20: lost}, register="hrm")

@@ -139,7 +139,7 @@ class Group(Peers):
         return cast("T", given)
 
     def by_all(self, act: Callable[[], T]) -> T:
-        """Let each process act for itself; where one fails, all raise, the others a StageError that names it."""
+        """Let each process act for itself; where one fails, all raise, the others naming it (ConfigError, else StageError)."""
         value: T | None = None
         error: Exception | None = None
         try:
@@ -148,12 +148,13 @@ class Group(Peers):
             raise
         except Exception as raised:
             error = raised
-        said = self.everyone(None if error is None else _text(error))
+        said = self.everyone(None if error is None else (isinstance(error, ConfigError), _text(error)))
         if error is not None:
             raise error
-        for rank, text in enumerate(said):
-            if text is not None:
-                raise StageError(f"process {rank} of {self.size}: {text}")
+        for rank, fault in enumerate(said):
+            if fault is not None:
+                is_config, text = fault
+                raise (ConfigError if is_config else StageError)(f"process {rank} of {self.size}: {text}")
         return cast("T", value)
 
     def judge(self, loss: float, norm: float) -> tuple[float, float]:
