@@ -145,7 +145,8 @@ def test_wandbs_own_sync_reads_the_offline_files(tmp_path: Path, monkeypatch: py
             log(tracker, 0, 40)
             tracker.close()
         (folder,) = tracker.folder.offline.glob("wandb/offline-run-*")
-        subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], check=True, capture_output=True)
+        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
         rows = [row for run in server.runs.values() for row in run.rows]
     assert [row["step"] for row in rows] == list(range(40))
 
