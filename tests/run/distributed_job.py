@@ -1,7 +1,7 @@
 """A training of several processes for the tests and the soak: ``python distributed_job.py FOLDER KIND STEPS [FAULT]``.
 
 Started by hand in each process with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun does it. Writes
-``end-<rank>.json`` into FOLDER when it ends well. KIND: ``ddp``, ``fsdp`` or ``alone``. FAULT (JSON):
+``end-<rank>.json`` into FOLDER when it ends well. KIND: ``ddp``, ``fsdp``, ``alone`` or ``refusals``. FAULT (JSON):
 ``{"rank": 1, "nan": [40, 41]}`` poisons that process's loss, ``"lr": [150, 260, 1000]`` multiplies every rate,
 ``"kill"`` at a step ends the process by SIGKILL, ``"stop"`` by SIGSTOP, ``"term"`` sends it SIGTERM.
 """
@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import premortem
+from premortem.core.errors import ConfigError
 from premortem.core.evidence import Record
 from premortem.stages.train.distributed.shards import is_sharded
 from premortem.stages.train.guarded.gradients import local
@@ -75,11 +76,34 @@ class Fault:
         return loss * math.nan if begin <= step < end else loss
 
 
+def refusals(folder: Path) -> dict[str, str]:
+    """What is refused in several processes, in each one's words; and a run that asks to be alone."""
+    said: dict[str, str] = {}
+
+    def begin(name: str, optimizer: Any, net: nn.Module, **options: Any) -> None:
+        try:
+            with premortem.Guard().training(net, optimizer(net.parameters()), **options) as run:
+                x = torch.ones(4, 6)
+                run.step(net(x).mean())
+                said[name] = f"went on, {run.company.peers.size}"
+        except ConfigError as error:
+            said[name] = str(error)
+
+    begin("lbfgs", torch.optim.LBFGS, made("ddp"), checkpoints=folder / "a")
+    begin("filter", torch.optim.AdamW, made("fsdp"), checkpoints=folder / "b", gradient_filter=object())
+    begin("folder", torch.optim.AdamW, made("ddp"), checkpoints=folder / f"own-{RANK}")
+    begin("alone", torch.optim.AdamW, made("alone"), checkpoints=folder / f"own-{RANK}", alone=True)
+    return said
+
+
 def main() -> None:
     folder, kind, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     fault = Fault(json.loads(sys.argv[4]) if len(sys.argv) > 4 else {})
     if SIZE > 1:
         dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ.get("PEER_TIMEOUT", "30"))))
+    if kind == "refusals":
+        (folder / f"end-{RANK}.json").write_text(json.dumps(refusals(folder)))
+        return
     model = made(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     heard: list[Record] = []

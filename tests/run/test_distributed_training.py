@@ -159,9 +159,21 @@ def test_sharded_bundles_survive_sigterm_to_one_process_a_damaged_shard_and_fewe
     alone = Job(folder, "alone", 90, size=1).wait()
     assert alone.codes == [0], alone.said
     assert "__1_0.distcp: does not match its hash" in alone.said[0]
-    assert alone.ends[0]["began_at"] == 60
+    assert alone.ends[0]["began_at"] == 67
     assert not alone.ends[0]["sharded"]
     assert alone.ends[0]["finite"]
     ledger = Ledger.open(folder / "ckpt" / "ledger.db")
     assert any("another number of processes" in gap for gap in runs(ledger)[0].unwatched)
     ledger.close()
+
+
+def test_what_cannot_be_guarded_together_is_refused_in_all_processes_and_one_may_ask_to_be_alone(
+    tmp_path: Path,
+) -> None:
+    ended = Job(tmp_path / "job", "refusals", 1).wait()
+    assert ended.codes == [0, 0], ended.said
+    for said in ended.ends:
+        assert "found LBFGS" in said["lbfgs"]
+        assert "gradient_filter= with a sharded model" in said["filter"]
+        assert "expected one folder for all" in said["folder"]
+        assert said["alone"] == "went on, 1"

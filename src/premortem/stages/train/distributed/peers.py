@@ -139,7 +139,7 @@ class Group(Peers):
         return cast("T", given)
 
     def by_all(self, act: Callable[[], T]) -> T:
-        """Let each process act for itself; where one fails, all raise, the others naming it (ConfigError, else StageError)."""
+        """Let each process act for itself; where one fails, all raise (ConfigError, else StageError), naming it."""
         value: T | None = None
         error: Exception | None = None
         try:

@@ -101,7 +101,7 @@ class Trying:
             return self._stepper.finish_if_complete()
         except Exception as error:
             failure = classify(error)
-            if failure is None or self.torn is None:
+            if failure is None or self.torn is None or not self._stepper.peers.is_alone:
                 raise
             traceback.clear_frames(error.__traceback__)
             self._stepper.let_go()
