@@ -34,14 +34,16 @@ def judge(home: Path, faults: dict[int, str], goodput: float) -> dict[str, objec
         missed.append(f"{len(faults) - len(met)} faults never came")
     untraced = [f"{m['kind']} at step {m['step']}" for m in _untraced(met, [*rows["ledger"], *rows["supervise"]])]
     missed += [f"untraced: {what}" for what in untraced]
-    handed = [r for name in rows for r in rows[name] if r.record.event == "handed_over"]
-    missed += [f"handed over to a person: {r.record.entry}: {r.record.data.get('why')}" for r in handed]
+    asked = [r for name in rows for r in rows[name] if r.record.event in ("acknowledged", "rebaselined")]
+    missed += [f"a person lent a hand: {r.record.data}" for r in asked]
+    stopped = [r for name in rows for r in rows[name] if r.record.event == "handed_over"]
     return {
         "validation": losses,
         "excess": excess,
         "faults_met": len(met),
         "incidents": sum(r.record.event == "opened" for name in rows for r in rows[name]),
         "restarts": _restarts(chaos),
+        "stopped_in_good_order": [f"{r.record.entry}: {r.record.data.get('why')}" for r in stopped],
         "missed": missed,
     }
 

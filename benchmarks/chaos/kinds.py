@@ -119,7 +119,7 @@ KINDS = (
     Kind("NaN in the activations", lambda s: PoisonedOutput(_embedding(s), range(1), math.nan)),
     Kind("NaN batches in a row", lambda s: PoisonedOutput(_embedding(s), range(4), math.nan), steps=4),
     Kind("one NaN gradient element", lambda s: PoisonedGradient(next(s.model.parameters()), range(1))),
-    Kind("huge activations", lambda s: PoisonedOutput(_embedding(s), range(2), 1e6), steps=2),
+    Kind("a huge gradient element", lambda s: PoisonedGradient(next(s.model.parameters()), range(2), 1e6), steps=2),
     Kind("learning rate × 100", lambda s: LearningRateJump(s.optimizer, 100.0), steps=3),
     Kind("a batch 16 times as large, in 48 MiB", lambda s: AddressSpaceLimit(48 * MIB), steps=1,
          batch=lambda b: b.repeat(16, 1)),
