@@ -19,9 +19,9 @@ from premortem.run.supervise.options import Options
 MIB = 1 << 20
 SAVES = """
 import sys, time
-for step in range(40):
+for step in range(30):
     with open(sys.argv[1] + "/log", "ab") as log: log.write(b"." * (200 << 10))
-    time.sleep(0.05)
+    time.sleep(0.1)
 """
 
 
@@ -35,7 +35,7 @@ def test_it_is_paused_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest
     events: list[str] = []
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with FullTmpfs(32 * MIB, leave_bytes=None) as place:
-        ballast = FilledDisk(place.folder, leave_bytes=2 * MIB)
+        ballast = FilledDisk(place.folder, leave_bytes=3 * MIB + MIB // 2)
 
         def watch(record: Record) -> None:
             events.append(record.event)
@@ -58,7 +58,7 @@ def test_it_is_paused_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest
             ledger.close()
             os.close(nowhere)
     assert (summary.exit_code, summary.restarts) == (0, 0)
-    assert written == 40 * (200 << 10)
+    assert written == 30 * (200 << 10)
     assert rungs == ["turn pause it", "undo pause it"]
     assert "closed" in events
 
