@@ -175,7 +175,7 @@ class Fitting:
             if not self.fit.fits(size.elements, look.left):
                 self._give_up()
             return [size.samples]
-        return evenly(size.samples, most)
+        return evenly(size.samples, most, self._trial.least)
 
     def _give_up(self) -> None:
         if self.may_give_up and self._no_room < _PATIENCE:

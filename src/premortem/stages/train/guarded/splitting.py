@@ -60,13 +60,13 @@ def split(batch: Any, sizes: Sequence[int]) -> Iterator[Any]:
         start += size
 
 
-def evenly(count: int, at_most: int) -> list[int]:
-    """The fewest pieces of at most so many samples, as equal as can be.
+def evenly(count: int, at_most: int, at_least: int = 1) -> list[int]:
+    """The fewest pieces of at most so many samples, as equal as can be; ``at_least`` goes before ``at_most``.
 
     >>> evenly(10, 4)
     [4, 3, 3]
     """
-    pieces = -(-count // max(1, at_most))
+    pieces = min(-(-count // max(1, at_most)), max(1, count // at_least))
     small, larger = divmod(count, pieces)
     return [small + 1] * larger + [small] * (pieces - larger)
 

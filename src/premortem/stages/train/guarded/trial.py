@@ -51,6 +51,11 @@ class Trial:
         """Whether a layer computes over the samples of a batch."""
         return any(isinstance(m, _BatchNorm) and m.training for m in self._stepper.model.modules())
 
+    @property
+    def least(self) -> int:
+        """Samples that a piece must have: a batch norm has no statistics of one."""
+        return 2 if self.has_batch_norm else 1
+
     def is_wanted(self, look: Look, samples: int) -> bool:
         """Nothing is measured yet, and a limit is set or the rule of thumb comes near what there is.
 
@@ -71,7 +76,7 @@ class Trial:
 
     def run(self, loss_fn: LossFn, batch: Any, size: Size) -> None:
         """Passes over 1, 2, 4, … samples, until one tells what a sample takes or a larger one would be a risk."""
-        samples, former = 1, 0
+        samples, former = self.least, 0
         while samples < size.samples:
             grown = self._measure(loss_fn, batch, size, samples)
             look = self._gauge.look()
@@ -94,8 +99,8 @@ class Trial:
             self._forward(loss_fn, piece).backward()  # type: ignore[no-untyped-call]
             grown = self._gauge.grown()
         except Exception as error:
-            if classify(error) is None:
-                raise
+            if classify(error) is None:  # the run itself may never ask for so few: the guard must not break it
+                self._report(f"a trial on {samples} samples failed, nothing is known beforehand: {error}")
         finally:
             self._stepper.let_go()
             self._stepper.put_back_buffers()
