@@ -159,7 +159,8 @@ def guarded(model, optimizer, scheduler, loader, given, clip_norm, counter, sche
         model, optimizer, scheduler=scheduler, checkpoints=given.checkpoints, max_norm=clip_norm,
         save_every=10, probation=20, device_poll_s=0.05,
     )  # fmt: skip
-    with run, premortem.tracking.open("tensorboard", project="chaos", spool=scene.spool) as tracker:
+    place = {"tensorboard": str(given.folder / "board")}
+    with run, premortem.tracking.open(place, project="chaos", run="chaos", spool=scene.spool) as tracker:
         while run.step_number < given.steps and not run.stopped:
             for batch in run.batches(loader):
                 step = run.step_number
