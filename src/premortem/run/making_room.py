@@ -87,13 +87,13 @@ class MakingRoom:
         self._idle.close()
 
     def _end(self, request: str) -> None:
-        if self._saves:
-            self._run.save()
+        if self._saves:  # the bundle alone: the kernel is in the middle of this very command
+            self._run.keeping.save(self._run.ticks, self._run.engine)
         self._run.asking.stop(request)
 
     def _has_ended(self) -> bool:
         run = self._run
-        return bool(run.stop_reason) and not run.keeping.is_behind and run.workload.failed_saves == 0
+        return bool(run.stop_reason) and not run.keeping.is_behind
 
     def _keep_activations(self, failure: Failure) -> Callable[[], None]:
         self._report(f"this model's blocks cannot be computed again, activations are kept: {failure.what}")
