@@ -156,7 +156,7 @@ CASES = (
                  confined=True),
     TrainingCase(name="accumulation that does not work", build=small, fault=accumulation_broken, at=AT,
                  lasts=math.inf, bounds=BOUNDS, confined=True),
-    TrainingCase(name="twice the parameters", build=twice_the_parameters, fault=refuses, at=0, lasts=math.inf,
+    TrainingCase(name="twice the parameters", build=twice_the_parameters, fault=refuses, at=1, lasts=math.inf,
                  bounds=BOUNDS, confined=True),
     TrainingCase(name="garbage that nobody collects", build=small, fault=garbage, at=AT, lasts=math.inf,
                  bounds=Bounds(detect_within=64, tolerance=0.10), params=PARAMS, confined=True),
