@@ -44,7 +44,11 @@ class Patience:
                 answers.append(Answer(error=error, why=f"{type(error).__name__}: {error}"))
 
         thread = threading.Thread(target=body, name=f"premortem-{lane}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for a thread, where memory is what runs short: better late than never
+            body()
+            return answers[0]
         thread.join(self.seconds)
         if not answers:
             self._hanging[lane] = thread
