@@ -22,6 +22,7 @@ from premortem.core.errors import BugError, ConfigError
 from premortem.faults.fault import NotPermitted
 from premortem.faults.group import MemoryGroup
 from premortem.machine.ending import Witnesses, ending
+from premortem.machine.parent import end_with_parent
 
 PATIENCE_S = 600.0
 """An arm takes seconds; what has not ended by then is wedged. Generous, for machines that do more than this."""
@@ -108,6 +109,7 @@ def _told(child: SpawnProcess, answer: Arm | BaseException | str | None, group: 
 
 def _child(there: Connection) -> None:
     """In the fresh process: take the work, do it, answer with its Arm or with what it raised."""
+    end_with_parent()
     work = pickle.loads(there.recv_bytes())
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -21,6 +21,7 @@ from premortem.core.drill import Arm, Judgement, ProofVerdict, Seed, judge, reco
 from premortem.core.errors import BugError, ConfigError
 from premortem.core.evidence import Plain, Record
 from premortem.ledger.ledger import Ledger
+from premortem.machine.parent import end_with_parent
 from premortem.registers.load import load_all, load_register
 from premortem.registers.schema import Entry
 from premortem.run.discover import find_risk
@@ -147,6 +148,7 @@ def _all(tasks: list[_Task], progress: Progress) -> Iterator[_Done]:
 
 
 def _warm_up() -> None:
+    end_with_parent()
     import torch
 
     torch.set_num_threads(1)
