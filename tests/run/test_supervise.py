@@ -105,6 +105,21 @@ def test_a_reader_that_leaves_is_told_to_the_command(here: Path) -> None:
         assert eventually((here / "told").exists)
 
 
+def test_a_command_whose_reader_has_left_is_not_started_again(here: Path) -> None:
+    code = "open('starts', 'a').write('x')\nwhile True: print('y' * 1000)"
+    with subprocess.Popen([*CLI, "--every", "50ms", "--backoff", "50ms", "--", *PYTHON, code], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as ran:  # fmt: skip
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.readline()
+        ran.stdout.close()
+        said = ran.stderr.read()
+    assert ran.returncode == 1  # BrokenPipeError, its own
+    assert (here / "starts").read_text() == "x"
+    assert b"the reader of its output had gone" in said
+    assert b"incident" not in said.partition(b"what happened")[0]
+
+
 def test_at_a_terminal_the_command_has_one() -> None:
     master, slave = pty.openpty()
     code = "import os, sys; print([os.isatty(i) for i in (0, 1, 2)]); print(input())"
@@ -245,6 +260,9 @@ def test_settings_reach_a_program_and_its_own_files_are_put_back(here: Path) -> 
         (["--", "/etc/hostname"], "cannot be executed"),
         (["--memory-limit", "600Q", "--", "true"], "--memory-limit: found '600Q'"),
         (["--memory-limit", "120%", "--", "true"], "at most 100 %"),
+        (["--memory-limit", "100K", "--", "true"], "expected at least 1M"),
+        (["--summary", "nowhere/s.json", "--", "false"], "nothing was started"),
+        (["--ledger", "bad.yaml/l.db", "--", "false"], "bad.yaml/l.db"),
         (["--heartbeat", "soon", "--", "true"], "--heartbeat: found 'soon'"),
         (["--restarts", "-1", "--", "true"], "--restarts: found -1"),
         (["--limit-by", "magic", "--", "true"], "expected one of auto, group, watching"),

@@ -65,6 +65,8 @@ def supervise(  # noqa: PLR0913 - the options of a command
         hands={} if found is None or config is None else hands_of(found, config.parent),
         params={} if found is None else found.params,
     )  # fmt: skip
+    if summary is not None:
+        _try_to_write(summary)
     result = _go(tuple(command or ()), options, register, ledger, quiet=quiet, as_json=as_json)
     if summary is not None:
         _write(summary, result)
@@ -78,14 +80,17 @@ def supervise(  # noqa: PLR0913 - the options of a command
 
 def _go(command: tuple[str, ...], options: Options, register: str, ledger: Path | None, *,
         quiet: bool, as_json: bool) -> Summary:  # fmt: skip
+    from premortem.core.errors import ConfigError, StageError
     from premortem.ledger.ledger import Ledger
     from premortem.ledger.location import ledger_path
     from premortem.run.supervise.loop import Ground, Supervisor, run_name
 
     place = ledger_path(ledger)
     run = run_name(command) if command else ""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    opened = Ledger.open(place, run=run)
+    try:
+        opened = Ledger.open(place, run=run)
+    except StageError as error:  # nothing has run: an exit code of 1 would be taken for the command's
+        raise ConfigError(str(error)) from None
     try:
         say: Callable[[str], None] = (lambda text: None) if quiet else _say
         ground = Ground(ledger=opened, place=place, say=say, register=register, stdout=2 if as_json else 1)
@@ -123,6 +128,20 @@ def _total() -> int:
     import psutil
 
     return int(psutil.virtual_memory().total)
+
+
+def _try_to_write(path: Path) -> None:
+    """Before the command runs: hours later is too late to hear of a folder that is not there."""
+    from premortem.core.errors import ConfigError
+
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--summary: {path} cannot be written ({error.strerror}); nothing was started: "
+                          "name a file in a folder that exists and is writable") from None  # fmt: skip
 
 
 def _write(path: Path, result: Summary) -> None:

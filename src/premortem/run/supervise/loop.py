@@ -191,7 +191,7 @@ class Supervisor:
             if self._is_done(running):
                 self._judge(workload, driver)
                 return ""
-            if running.asked_to_end and running.child is None:
+            if running.child is None and (running.asked_to_end or self._is_unheard()):
                 return ""
             self._tell_endings(running, driver)
             self._look(workload, driver)
@@ -203,6 +203,10 @@ class Supervisor:
     def _is_done(self, running: Running) -> bool:
         last = self._starts.last
         return running.child is None and last is not None and last.kind == "well"
+
+    def _is_unheard(self) -> bool:
+        last = self._starts.last
+        return last is not None and last.kind == "unheard"
 
     def _look(self, workload: ProcessWorkload, driver: Driver) -> None:
         self._tick += 1

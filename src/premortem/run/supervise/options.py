@@ -20,6 +20,8 @@ from premortem.stages.process.sizes import parse_size
 
 LimitBy = Literal["auto", "group", "watching"]
 Less = Literal["less-memory", "offline", "cpu"]
+_LEAST = 1 << 20
+"""Bytes. Under a lower limit the kernel kills in the middle of exec and counts no kill for memory."""
 
 
 class EditRow(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,6 +88,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.restarts < 0:
             raise ConfigError(f"--restarts: found {self.restarts}, expected 0 or more")
+        if self.memory_limit is not None and self.memory_limit < _LEAST:
+            raise ConfigError(f"--memory-limit: found {self.memory_limit} bytes, expected at least 1M: "
+                              "in less no program can be started")  # fmt: skip
         if not self.watch_disk.is_dir():
             raise ConfigError(f"--watch-disk: found {str(self.watch_disk)!r}, which is no folder here; expected one")
 

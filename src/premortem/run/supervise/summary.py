@@ -17,8 +17,8 @@ GAVE_UP = 125
 class Summary:
     """``exit_code`` is what the supervisor leaves with.
 
-    ``verdict``: ``ended well``, ``ended by itself`` with its own code (no restart was allowed), ``ended as asked``, or
-    ``given up``; ``why`` says why.
+    ``verdict``: ``ended well``, ``ended by itself`` with its own code (no restart was allowed, or the reader of its
+    output had gone), ``ended as asked``, or ``given up``; ``why`` says why.
     """
 
     command: tuple[str, ...]
@@ -59,6 +59,7 @@ class Summary:
 def _row(ended: Ended) -> str:
     words = ended.signature.partition(" | ")[2] if ended.kind == "stopped" else ended.words
     said = f"stopped here: {words}" if ended.kind == "stopped" else words
+    said += ", the reader of its output had gone" if ended.kind == "unheard" else ""
     again = f", {ended.same} times in a row without progress" if ended.same > 1 else ""
     step = f", up to step {ended.step}" if ended.step is not None else ""
     return f"{said} after {ended.lasted_s:.1f} s{step}{again}"
@@ -72,6 +73,6 @@ def verdict_of(last: Ended | None, asked: int, why: str, *, restarts_allowed: bo
         return "ended well", 0
     if asked:
         return "ended as asked", last.code if last.kind == "asked" else 128 + asked
-    if not restarts_allowed and last.kind != "stopped":
+    if last.kind == "unheard" or (not restarts_allowed and last.kind != "stopped"):
         return "ended by itself", last.code
     return "given up", GAVE_UP

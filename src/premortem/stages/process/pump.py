@@ -22,7 +22,8 @@ class Pump:
     """A thread that copies one stream to another until it ends.
 
     Where the reader behind ``target`` has gone, ``source`` is closed, so that the command learns it as it would
-    without a supervisor (SIGPIPE or EPIPE). While ``target`` takes nothing, :attr:`is_held_up` says so.
+    without a supervisor (SIGPIPE or EPIPE), and :attr:`is_unheard` says so. While ``target`` takes nothing,
+    :attr:`is_held_up` does.
 
     Args:
         source: fd to read; closed at the end.
@@ -37,6 +38,7 @@ class Pump:
         self._stop = threading.Event()
         self.last = time.monotonic()
         self.num_bytes = 0
+        self.is_unheard = False
         self._thread = threading.Thread(target=self._run, name="premortem-pump", daemon=True)
         self._thread.start()
 
@@ -80,6 +82,9 @@ class Pump:
     def _put(self, view: memoryview) -> int:
         try:
             return os.write(self._target, view)
+        except BrokenPipeError:
+            self.is_unheard = True
+            raise
         except BlockingIOError:  # a target that someone made non-blocking
             select.select([], [self._target], [], 0.2)
             return 0

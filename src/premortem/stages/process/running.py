@@ -134,6 +134,8 @@ class Running:
             seen = Witnesses(pid=child.pid, tail=tuple(self._tail))
         found = ending(code, seen)
         kind = "asked" if self.asked_to_end else kind_of(found)
+        if kind not in ("well", "asked") and self._streams is not None and self._streams.is_unheard:
+            kind = "unheard"
         if stopped:  # even with code 0: it saved and left, as it was asked to
             found, kind = replace(found, signature=signature_of(stopped)), "stopped"
         child.close()

@@ -18,7 +18,8 @@ _MEMORY = frozenset({"host_oom", "shm_exhausted"})
 @dataclass(frozen=True, slots=True)
 class Ended:
     """One start that is over. ``kind``: ``well``, ``memory``, ``device-memory``, ``device``, ``network``, ``crash``,
-    ``stopped`` by the supervisor, or ``asked`` for by a signal that it passed on.
+    ``stopped`` by the supervisor, ``asked`` for by a signal that it passed on, or ``unheard``: badly, after the reader
+    of its output had gone (``| head``), whom no further start would find either.
     """
 
     start: int

@@ -72,6 +72,11 @@ class Streams:
         """Whether the reader of the output takes nothing."""
         return any(pump.is_held_up for pump in self.pumps)
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether the reader of the output has gone."""
+        return any(pump.is_unheard for pump in self.pumps)
+
     def __enter__(self) -> Self:
         return self
 

@@ -99,7 +99,7 @@ class ProcessWorkload:
 
     def _has_failed(self) -> bool:
         last = self._running.starts.last
-        return self._running.child is None and last is not None and last.kind not in ("well", "asked")
+        return self._running.child is None and last is not None and last.kind not in ("well", "asked", "unheard")
 
     def _free(self) -> float | None:
         try:
