@@ -54,10 +54,16 @@ class Flusher:
                 name="premortem-ledger",
                 daemon=True,
             )
-            self._thread.start()
+            try:
+                self._thread.start()
+            except (
+                RuntimeError
+            ):  # no memory for a thread now: what waits is written with the next record, or at the end
+                self._thread = None
 
     def wake(self) -> None:
         """Flush now: the buffer is large."""
+        self.start()
         self._wake.set()
 
     def stop(self) -> None:

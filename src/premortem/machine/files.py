@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 _ENOUGH = 1 << 16
@@ -72,5 +74,10 @@ class OpenFile:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(
+        self, _quietly: type[contextlib.suppress] = contextlib.suppress, _close: Callable[[int], None] = os.close
+    ) -> None:
+        # bound beforehand: when the interpreter ends, this module's own names may be gone already
+        with _quietly(OSError, AttributeError):
+            if self._descriptor >= 0:
+                _close(self._descriptor)

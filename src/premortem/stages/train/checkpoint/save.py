@@ -9,7 +9,7 @@ import struct
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from premortem.stages.train.checkpoint.disk import (
     write_file,
 )
 from premortem.stages.train.checkpoint.files import Beside
+from premortem.stages.train.checkpoint.lane import Lane
 from premortem.stages.train.checkpoint.load import check_layout, check_parts
 from premortem.stages.train.checkpoint.lock import temporary_name
 from premortem.stages.train.checkpoint.manifest import (
@@ -151,9 +152,9 @@ def _write(
     files = () if others is None else others.write(temporary)
     bundle, (step, timeline) = uuid.uuid4().hex, place
     beside = " ".join(plan.name for plan in draft)
-    with ThreadPoolExecutor(2, "bundle") as pool:
+    with Lane("bundle-flush") as flushing, Lane("bundle-hash") as hashing:
         # The flush of one file runs while the next is written.
-        writers = [_PartWriter(bundle, step, beside, temporary, pool) for _ in draft]
+        writers = [_PartWriter(bundle, step, beside, temporary, (flushing, hashing)) for _ in draft]
         parts = tuple(writer.write(plan) for writer, plan in zip(writers, draft, strict=True))
         for writer in writers:
             writer.flushed.result()
@@ -202,9 +203,10 @@ def _versions() -> dict[str, str]:
 class _PartWriter:
     """Writes one part: header, then tensors, each hashed while it is written."""
 
-    def __init__(self, bundle: str, step: int, beside: str, folder: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, bundle: str, step: int, beside: str, folder: Path, lanes: tuple[Lane, Lane]) -> None:
         self._bundle, self._step, self._beside = bundle, step, beside
-        self._folder, self._pool = folder, pool
+        self._folder = folder
+        self._flushing, self._hashing = lanes
         self.flushed: Future[None]
 
     def write(self, plan: _Plan) -> PartRecord:
@@ -221,7 +223,7 @@ class _PartWriter:
         except BaseException:
             os.close(descriptor)
             raise
-        self.flushed = self._pool.submit(_flush, descriptor)
+        self.flushed = self._flushing.submit(_flush, descriptor)
         hashed = header_hash(self._bundle, self._step, plan.name, header)
         form = fingerprint(plan.packed.tensors)
         return PartRecord(plan.name, file, start, len(header), hashed, form, tuple(records))
@@ -254,7 +256,7 @@ class _PartWriter:
             write_all(descriptor, data)
             digest = tensor_hash(context, data)
         else:
-            hashing = self._pool.submit(tensor_hash, context, data)
+            hashing = self._hashing.submit(tensor_hash, context, data)
             write_all(descriptor, data)
             digest = hashing.result()
         return TensorRecord(*form, start, data.nbytes, digest, count_nonfinite(tensor.detach()))

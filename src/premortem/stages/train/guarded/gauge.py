@@ -28,6 +28,13 @@ class Look:
     allowed: int
     by: str
     is_set: bool
+    own: int | None = None
+    """What this process holds of it, where others share what is used."""
+
+    @property
+    def held_share(self) -> float:
+        """What a leak of this run's would make grow, as a share; of the machine's memory others' growth is not ours."""
+        return (self.used if self.is_set or self.own is None else self.own) / self.allowed
 
     @property
     def raises(self) -> bool:
@@ -100,7 +107,7 @@ class HostMemory:
             used = found.used
             if found.by.startswith("RLIMIT"):
                 used = max(0, used - self._free_in_heap())  # it counts addresses: what malloc keeps, it can use again
-            look = Look(used, found.allowed, found.by, found.by != _MACHINE)
+            look = Look(used, found.allowed, found.by, found.by != _MACHINE, found.resident)
         return _within(look, found.resident, self._budget)
 
     def _free_in_heap(self) -> int:

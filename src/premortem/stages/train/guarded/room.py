@@ -13,7 +13,11 @@ GIB = 1024.0**3
 
 SIGNALS: tuple[Signal, ...] = (
     Signal("memory_used", "GiB", help="in use between two steps, by the limit that leaves least"),
-    Signal("memory_held", "", help="the same as a share of that limit"),
+    Signal(
+        "memory_held",
+        "",
+        help="the same as a share of that limit; of the machine's own memory, what this process holds",
+    ),
     Signal("memory_share", "", help="peak of a pass, as a share of what the tightest limit left"),
     Signal(
         "memory_need", "", help="what the batch will take at its peak, as a share of what the tightest limit leaves"
@@ -54,7 +58,7 @@ class Room:
         self._peak = taken.peak_share if taken.peak_share is not None else self._peak
         return [
             None if look is None else look.used / GIB,
-            None if look is None else look.used / look.allowed,
+            None if look is None else look.held_share,
             self._peak,
             taken.need_share,
             float(taken.ooms),
