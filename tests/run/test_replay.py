@@ -19,6 +19,7 @@ from premortem.run.bind import bind
 from premortem.run.guard import Guard
 from premortem.run.replay.columns import normal, resolve
 from premortem.run.replay.replay import Replayed, replay
+from premortem.run.replay.rewind import Rewind
 from premortem.run.replay.sketch import Sketch
 from premortem.run.replay.verdict import delay, notes_of, poisson_upper, rate, to_json
 from premortem.run.replay.workload import ReplayWorkload, offered_signals
@@ -166,6 +167,44 @@ def test_a_restart_goes_on_and_a_new_run_begins_anew(tmp_path: Path) -> None:
     assert "399 is followed by 300" in told
     assert "a restart" in told
     assert "another run begins" in told
+
+
+def test_a_healthy_restart_far_back_is_no_divergence(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    steps = [*range(800), *range(500, 1500)]
+    values = [2.0 * math.exp(-step / 300) + 1.5 + draw.gauss(0.0, 0.03) for step in steps]
+    (tmp_path / "log").write_text("step,loss\n" + "".join(f"{s},{v}\n" for s, v in zip(steps, values, strict=True)))
+    found = replay(tmp_path / "log")
+    assert (found.walk.num_restarts, found.heard.num_alarms) == (1, 0)
+
+
+def test_what_goes_wrong_after_a_restart_is_found(tmp_path: Path) -> None:
+    values = losses(900)
+    steps = [*range(650), *range(500, 900)]
+    (tmp_path / "log").write_text("step,loss\n" + "".join(f"{s},{values[s]}\n" for s in steps))
+    found = replay(tmp_path / "log")
+    assert found.heard.num_alarms > 0
+    assert ONSET <= found.heard.alarms[0].step <= ONSET + 50
+
+
+def test_a_rewind_keeps_few_states_and_forgets_an_abandoned_future() -> None:
+    guard = Guard("default")
+    signals = offered_signals(guard.active[:1], guard.file.register)
+    engine = Engine(bind(guard.active[:1], ReplayWorkload(signals, ["loss"]), guard.file.register))
+    rewind, wanted = Rewind(), {}
+    row: list[float | None] = [None] * len(engine.plan.signals)
+    slot = [signal.name for signal in engine.plan.signals].index("loss")
+    for tick in range(1, 3001):
+        row[slot] = 1.0 + 1.0 / tick
+        engine.observe(row, tick, float(tick))
+        wanted[tick] = engine.observer.state()
+        if tick == rewind.due:
+            rewind.take(float(tick), engine.observer)
+    rewind.back(1500.0, engine.observer)
+    assert len(rewind._kept) <= 64
+    at = int(rewind._kept[-1][0])
+    assert 1400 < at < 1500
+    assert engine.observer.state() == wanted[at] != wanted[3000]
 
 
 def test_gaps_strides_and_a_clock_that_goes_back_are_told(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from premortem.run.guard import Guard
 from premortem.run.replay.columns import Columns, resolve
 from premortem.run.replay.heard import Heard
 from premortem.run.replay.log import Log
+from premortem.run.replay.rewind import Rewind
 from premortem.run.replay.sketch import Sketch
 from premortem.run.replay.source import opened
 from premortem.run.replay.walk import Clock, Walk, joined
@@ -103,16 +104,20 @@ def _walk(log: Log, found: Replayed) -> None:
     loss = slots["loss"]
     walk, draw = found.walk, found.loss.add
     to, at = walk.to, found.clock.at
-    engine = Engine(found.plan)
+    engine, rewind = Engine(found.plan), Rewind()
     observe = engine.observe
     for tick, (step, time, row) in enumerate(joined(log.rows(found.columns, slots)), 1):
         if to(step):
-            engine = _begin_anew(found)
-            observe = engine.observe
+            if walk.begins_anew:
+                engine = _begin_anew(found)
+                observe = engine.observe
+            rewind.back(walk.step, engine.observer)
         commands = observe(row, tick, at(time))
         if commands:
             _carry_out(engine, commands, found)
         draw(walk.step, row[loss])
+        if tick == rewind.due:
+            rewind.take(walk.step, engine.observer)
     held = {*found.columns.signals.values()}
     found.inconclusive = [
         f"{bound.entry}: {bound.watch.name}"

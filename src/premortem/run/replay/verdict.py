@@ -107,7 +107,7 @@ def _count(number: int, what: str) -> str:
 def _restart(step: float, found: Replayed) -> str:
     if step <= found.walk.first + found.walk.stride:
         return ": another run begins, with a fresh guard"
-    return ": a restart; the detectors go on as they stood, where a live guard would take theirs from the checkpoint"
+    return ": a restart; the detectors go on as they stood before that step, as a live guard's do from the checkpoint"
 
 
 def to_json(found: Replayed, *, healthy: bool, onset: float | None) -> dict[str, Plain]:

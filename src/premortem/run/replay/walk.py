@@ -19,6 +19,7 @@ class Walk:
     Attributes:
         first, step: the first and the newest step.
         num_restarts, restarts: jumps back, and the first few as (observation, from step, to step).
+        begins_anew: whether the newest jump back went to the start of the log: another run.
         strides: how often each distance between two steps came, for the first kinds of it.
         longest: the longest distance, and the step before it.
         num_unnumbered: rows without a step of their own, counted on from the one before.
@@ -29,6 +30,7 @@ class Walk:
     num_rows: int = 0
     num_restarts: int = 0
     restarts: list[tuple[int, float, float]] = field(default_factory=list)
+    begins_anew: bool = False
     strides: dict[float, int] = field(default_factory=dict)
     longest: tuple[float, float] = (0.0, 0.0)
     num_unnumbered: int = 0
@@ -36,7 +38,7 @@ class Walk:
     _same: int = 0
 
     def to(self, step: float) -> bool:
-        """Go to the next observation's step, NaN where it has none; whether the log begins anew there."""
+        """Go to the next observation's step, NaN where it has none; whether that is a jump back."""
         before = self.step
         self.num_rows += 1
         if step != step:
@@ -79,7 +81,8 @@ class Walk:
             self.num_restarts += 1
             if len(self.restarts) < _TOLD:
                 self.restarts.append((self.num_rows, before, step))
-            return step <= self.first + self.stride  # some loggers begin at 0 and some at 1
+            self.begins_anew = step <= self.first + self.stride  # some loggers begin at 0 and some at 1
+            return True
         if self._stride > self.longest[0]:
             self.longest = (self._stride, before)
         return False
