@@ -72,6 +72,7 @@ def test_a_server_dead_for_the_whole_run_has_each_record_once_after_sync(
             away = premortem("sync", str(tmp_path), "--wait", "4", "--json")
             assert away.returncode == 1
             assert json.loads(away.stdout)[0]["unsent"] == 501
+            assert json.loads(away.stdout)[0]["fault"] != ""
         done = premortem("sync", str(tmp_path), "--wait", str(PATIENT_S), "--json")
         assert done.returncode == 0, done.stderr
         again = premortem("sync", str(tmp_path), "--json")
@@ -189,6 +190,21 @@ def test_bad_folders_are_one_clear_line(tmp_path: Path) -> None:
     torn = premortem("sync", str(tmp_path / "torn"), "--json")
     assert (torn.returncode, "no whole description" in torn.stderr) == (1, True)
     assert "Traceback" not in nothing.stderr + torn.stderr
+
+
+def test_a_spool_that_cannot_be_sent_keeps_no_other_waiting(tmp_path: Path) -> None:
+    (tmp_path / "a-torn").mkdir()
+    (tmp_path / "a-torn" / "run.json").write_text("{")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tracker = tracking.open({"tensorboard": str(tmp_path / "tb")}, project="p", run="b-whole", spool=tmp_path,
+                                mode="local", close_s=0.2)  # fmt: skip
+        log(tracker, 0, 20)
+        tracker.close()
+    told = premortem("sync", str(tmp_path), "--json")
+    torn, whole = json.loads(told.stdout)
+    assert (told.returncode, torn["unsent"], "no whole description" in torn["fault"]) == (1, None, True)
+    assert (whole["run"], whole["unsent"], whole["fault"]) == ("p/b-whole", 0, "")
 
 
 def test_a_torn_tail_and_a_damaged_line_are_told_and_the_rest_is_sent(tmp_path: Path) -> None:

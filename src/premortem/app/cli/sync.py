@@ -42,7 +42,8 @@ def _print(rows: list[Synced]) -> None:
     screen = console()
     shown = table("run", "records#", "unsent#", "damaged#", "rejected#")
     for row in rows:
-        shown.add_row(row.run, str(row.records), str(row.unsent), str(row.damaged), str(row.rejected))
+        counts = ("?" if n is None else str(n) for n in (row.records, row.unsent, row.damaged, row.rejected))
+        shown.add_row(row.run, *counts)
     screen.print(shown)
     for row in rows:
         if row.fault and not row.refused:

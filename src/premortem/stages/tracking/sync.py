@@ -17,7 +17,7 @@ class Synced:
     """What became of one spool.
 
     Attributes:
-        records: whole records in it.
+        records: whole records in it; ``None`` where it could not be asked.
         unsent: records that its slowest tracker does not have yet.
         damaged: lines that are no record; a crash tears at most one at each start of the run.
         rejected: records that a tracker will never take; they stay in ``rejected-*.jsonl``.
@@ -26,8 +26,8 @@ class Synced:
 
     spool: str
     run: str
-    records: int
-    unsent: int
+    records: int | None
+    unsent: int | None
     damaged: int
     rejected: int
     fault: str = ""
@@ -38,9 +38,20 @@ def sync(root: Path, *, wait_s: float) -> list[Synced]:
     """Send what the spool in ``root``, or each spool below it, still owes; each gets ``wait_s``.
 
     Raises:
-        ConfigError: no spool there, or one that a run writes to.
+        ConfigError: no spool there; of a single one, that a run writes to it.
+        StageError: of a single one, that it is damaged.
     """
-    return [_sync(folder, wait_s) for folder in find(root)]
+    found = find(root)
+    return [_sync(found[0], wait_s)] if len(found) == 1 else [_one_of_several(folder, wait_s) for folder in found]
+
+
+def _one_of_several(folder: Folder, wait_s: float) -> Synced:
+    """What is wrong with one, or that a run writes to it, keeps no other waiting."""
+    try:
+        return _sync(folder, wait_s)
+    except (ConfigError, StageError) as error:
+        fault = str(error).removeprefix(f"{folder.path}: ")
+        return Synced(str(folder.path), folder.path.name, None, None, 0, 0, fault)
 
 
 def _sync(folder: Folder, wait_s: float) -> Synced:
@@ -68,8 +79,11 @@ def _sync(folder: Folder, wait_s: float) -> Synced:
                 f"{folder.path}: cannot be written ({error.strerror}); what is in it is untouched"
             ) from None
     states = [folder.status(sink) for sink in sinks]
+    left = max(0, unsent(folder, last))
+    fault = next((state.fault for state in states if state.fault), "")
+    if left and not fault:
+        fault = f"not all was sent in {wait_s:g} s, and the tracker gave no answer; see {folder.log}, or --wait longer"
     return Synced(
-        spool=str(folder.path), run=f"{run.project}/{run.name}", records=last, unsent=max(0, unsent(folder, last)),
-        damaged=damaged, rejected=sum(state.num_rejected for state in states),
-        fault=next((state.fault for state in states if state.fault), ""), refused=any(s.refused for s in states),
+        spool=str(folder.path), run=f"{run.project}/{run.name}", records=last, unsent=left, damaged=damaged,
+        rejected=sum(state.num_rejected for state in states), fault=fault, refused=any(s.refused for s in states),
     )  # fmt: skip
