@@ -27,6 +27,12 @@ def test_unknown_is_not_ok_and_everything_is_asked_without_arguments(premortem) 
     assert any(check["do"].startswith("premortem drill") for check in missing)  # never drilled in this folder
 
 
+def test_a_preflight_that_checked_nothing_is_no_go(premortem) -> None:
+    said = premortem("check", "data", "flags")
+    assert said.code == FINDINGS
+    assert "nothing was checked" in said.out
+
+
 def test_a_need_that_does_not_fit_leaves_with_1(premortem) -> None:
     said = premortem("check", "memory", "storage", "--need-gb", "1e9", "--memory-gb", "1e6")
     assert said.code == FINDINGS

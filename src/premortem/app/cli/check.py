@@ -49,7 +49,8 @@ def check(  # noqa: PLR0913 - the options of a command
         extras=tuple(extras or ()), datasets=tuple(datasets or ()), trackers=tuple(trackers or ()),
     )  # fmt: skip
     found = run_checks(stages or [], asked)
-    passes = all(row.passes for rows in found.values() for row in rows)
+    every = [row for rows in found.values() for row in rows]
+    passes = all(row.passes for row in every) and any(row.state == "ok" for row in every)  # nothing seen is no health
     if as_json:
         checks = [{"stage": stage, **row.to_json()} for stage, rows in found.items() for row in rows]
         emit({"passes": passes, "checks": checks})
@@ -69,7 +70,8 @@ def _print(found: dict[str, list[Row]], *, passes: bool) -> None:
     every = [row for rows in found.values() for row in rows]
     counts = {state: sum(row.state == state for row in every) for state in ("ok", "not ok", "unknown", "not asked")}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    screen.print(f"[bold]preflight[/]: {coloured('go' if passes else 'no-go')}; {told}.")
+    nothing = "" if passes or counts["not ok"] or counts["unknown"] else "; nothing was checked"
+    screen.print(f"[bold]preflight[/]: {coloured('go' if passes else 'no-go')}; {told}{nothing}.")
 
 
 def _escaped(*cells: str) -> list[str]:
