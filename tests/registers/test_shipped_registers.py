@@ -129,7 +129,7 @@ PHRASES = [
 
 def test_the_box_holds_46_entries_of_sources_and_two_registers_for_anything() -> None:
     counts = {name: len(register.entries) for name, register in ALL.items()}
-    assert counts == {"hrm": 3, "ultrathink": 11, "agent-forge": 15, "ryzanstein": 17, "default": 6, "supervise": 4}
+    assert counts == {"hrm": 3, "ultrathink": 11, "agent-forge": 15, "ryzanstein": 17, "default": 7, "supervise": 4}
     assert tuple(ALL) == builtin_names()
     assert all(register.register == name for name, register in ALL.items())
 

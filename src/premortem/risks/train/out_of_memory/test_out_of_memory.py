@@ -140,3 +140,32 @@ def test_params_that_make_no_sense_are_refused() -> None:
 
 def test_the_limit_of_this_process_is_as_it_was() -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("second_form", [True, False])
+def test_a_healthy_run_with_the_default_register_raises_no_finding_and_is_bit_identical(
+    tmp_path: Path, second_form: bool
+) -> None:
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer, list[Tensor]]:
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.1), nn.Tanh(), nn.Linear(64, 8))
+        # batches of every size: each larger one is a pass that was never measured
+        return model, torch.optim.Adam(model.parameters(), lr=1e-3), [torch.randn(1 + i, 8) for i in range(60)]
+
+    model, optimizer, batches = parts()
+    for x in batches:
+        loss_of(model, x).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+    plain = [p.detach().clone() for p in model.parameters()]
+
+    model, optimizer, batches = parts()
+    records: list[Record] = []
+    with Guard().training(model, optimizer, checkpoints=tmp_path / "ckpt", save_every=20, probation=10) as run:
+        watched = {b.watch.signal for b in run.engine.plan.watches if b.entry == "DEF-7"}
+        run.driver.listen(records.append)
+        for x in batches:
+            assert run.step(loss_of, x) if second_form else run.step(loss_of(model, x))
+    assert {"memory_need", "memory_held", "ooms"} <= watched
+    assert [r for r in records if r.entry == "DEF-7" and r.event in ("finding", "opened")] == []
+    assert all(torch.equal(a, b) for a, b in zip(plain, model.parameters(), strict=True))
