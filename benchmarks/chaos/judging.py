@@ -10,6 +10,8 @@ from premortem.ledger.ledger import Ledger, Row
 WITHIN = 0.01
 GOODPUT = 0.95
 TRACES = {"finding", "opened", "guard_fault", "unwatched", "run"}
+BY_ITSELF = "GREEN for a whole relapse watch"
+"""How a latch opens with nobody's help."""
 UNSEEN = {"tracker's sender killed"}
 """Seen by the tracker, which starts its sender again and tells it in its own folder."""
 
@@ -34,7 +36,10 @@ def judge(home: Path, faults: dict[int, str], goodput: float) -> dict[str, objec
         missed.append(f"{len(faults) - len(met)} faults never came")
     untraced = [f"{m['kind']} at step {m['step']}" for m in _untraced(met, [*rows["ledger"], *rows["supervise"]])]
     missed += [f"untraced: {what}" for what in untraced]
-    asked = [r for name in rows for r in rows[name] if r.record.event in ("acknowledged", "rebaselined")]
+    asked = [
+        row for name in rows for row in rows[name]
+        if row.record.event in ("acknowledged", "rebaselined") and row.record.data.get("who") != BY_ITSELF
+    ]  # fmt: skip
     missed += [f"a person lent a hand: {r.record.data}" for r in asked]
     stopped = [r for name in rows for r in rows[name] if r.record.event == "handed_over"]
     return {

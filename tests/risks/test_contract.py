@@ -22,8 +22,6 @@ from premortem.run.discover import FoundRisk, find_risks
 RISKS = sorted(find_risks().values(), key=lambda found: found.id)
 HEADINGS = ("What fails", "Why it hurts", "How it is seen", "Ladder", "Covered / not covered", "Drill", "Source")
 RUNBOOK = ("## Signs", "## First five minutes", "## What the guard does", "## When it hands over", "## Afterwards")
-SETTINGS_BY_NAME = {"device"}
-"""Controls whose names are places and no requests: they can be gone back from."""
 every_risk = pytest.mark.parametrize("found", RISKS, ids=lambda found: found.id)
 
 
@@ -91,8 +89,7 @@ def test_every_rung_is_capped_and_verified(found: FoundRisk) -> None:
         assert rung.deadline.amount > 0
         assert rung.mends
         if rung.override.kind == "choose" and isinstance(rung.override.by, str):
-            is_setting = rung.control in SETTINGS_BY_NAME
-            assert is_setting or rung.relation is Relation.IRREVERSIBLE, f"{rung.name}: a request cannot be taken back"
+            assert rung.relation is Relation.IRREVERSIBLE, f"{rung.name}: a request cannot be taken back"
 
 
 @every_risk

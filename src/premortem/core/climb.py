@@ -111,7 +111,7 @@ class Climb:
         stood = [s.rung for s in incident.standing if s.rung.control == control]
         if not stood:
             self._site.hand_over(incident, f"{control!r} is not as expected: its setting is unknown")
-        elif stood[-1].relation is Relation.IRREVERSIBLE:
+        elif stood[-1].is_one_shot:
             self._site.forget(incident, stood[-1])
             self.start(incident)
         else:
@@ -196,7 +196,7 @@ class Climb:
         if self._is_step(incident, rung) and incident.tried[rung.name] >= rung.tries:
             incident.missed.append(rung.name)
         self._site.refresh_symptoms(incident)
-        if rung.relation is Relation.IRREVERSIBLE:
+        if rung.is_one_shot:
             self._site.forget(incident, rung)
             self.start(incident)
         else:

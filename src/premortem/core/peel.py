@@ -42,7 +42,8 @@ class Peel:
         if self._yields(incident):
             return
         reversible = [s.rung for s in incident.standing if s.rung.relation is not Relation.IRREVERSIBLE]
-        if incident.hold_peel:
+        lasting = any(not s.rung.is_one_shot for s in incident.standing)  # a setting that is meant to stay
+        if incident.hold_peel or (lasting and not reversible):
             self._done(incident, Phase.HELD)
         elif reversible:
             self._site.undo(incident, reversible[-1], Phase.PEELING)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from premortem.core.action import Control, Override, Owner, Setting
+from premortem.core.action import Control, Override, OverrideStack, Owner, Setting
 from premortem.core.errors import StageError
 from premortem.core.evidence import Record
 from premortem.stages.train.guarded.device import DeviceState
@@ -22,7 +22,7 @@ from premortem.stages.train.guarded.failures import Failure
 from premortem.stages.train.guarded.moving import device_of, move
 from premortem.stages.train.guarded.renewal import Renewal
 from premortem.stages.train.guarded.requests import Request, digest
-from premortem.stages.train.guarded.settings import ChosenSetting, NumberSetting
+from premortem.stages.train.guarded.settings import NumberSetting
 from premortem.stages.train.guarded.stepper import Stepped
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from premortem.run.training import GuardedTraining
 
 LOST = "the device failed"
+CPU = torch.device("cpu")
 _LOOK_S = 0.5
 """How often a wait asks whether the process was told to end."""
 _IN_A_ROW = 3
@@ -61,6 +62,10 @@ class DeviceLoss:
         if has_folder:
             controls["checkpoint"] = Request(lambda request: self.bring_back(None), self._is_brought_back)
         return controls
+
+    def witnesses(self) -> dict[str, str]:
+        """Where a run has left its device, a signal shows it; one that began on the CPU has nowhere to go."""
+        return {} if device_of(self._run.stepper.model).type == CPU.type else {"device": "on_cpu"}
 
     def listen(self) -> None:
         """Answer for the run, if its register watches the device; else an exception goes on as it came."""
@@ -94,7 +99,7 @@ class DeviceLoss:
             while True:
                 self._look()
                 run.observe_standstill()
-                if run.stopped or run.is_asked_to_end:
+                if run.stopped or run.termination.is_asked:
                     raise GivenUp
                 if self._is_handed_over:
                     raise StageError(
@@ -116,7 +121,7 @@ class DeviceLoss:
 
     def _sleep(self) -> None:
         until = time.monotonic() + self._poll_s
-        while (left := until - time.monotonic()) > 0 and not self._run.is_asked_to_end:
+        while (left := until - time.monotonic()) > 0 and not self._run.termination.is_asked:
             time.sleep(min(_LOOK_S, left))
 
     def bring_back(self, device: torch.device | None) -> None:
@@ -145,29 +150,31 @@ class DeviceLoss:
 
 
 class _Place:
-    """The control that says where the run computes; read where the weights really lie."""
+    """The control that says where the run computes: 0 where it began, 1 on the CPU; read where the weights lie."""
 
     def __init__(self, loss: DeviceLoss, subject: Subject) -> None:
         self._loss, self._subject = loss, subject
         self._home = device_of(subject.model)
-        self._chosen = ChosenSetting(str(self._home))
+        self._chosen = OverrideStack(0.0)
 
     def turn(self, owner: Owner, override: Override) -> None:
         """Move there; from a device that does not answer, by the newest bundle."""
-        self._chosen.turn(owner, override)
+        self._chosen.put(owner, override)
         self._go()
 
     def undo(self, owner: Owner) -> None:
         """Go back to where the run was, if it answers."""
-        self._chosen.undo(owner)
+        self._chosen.remove(owner)
         self._go()
 
     def read(self) -> Setting:
-        """Where the first parameter lies."""
-        return str(device_of(self._subject.model))
+        """1 where the first parameter lies on the CPU; a run that began there reads what was chosen."""
+        if self._home.type == CPU.type:
+            return self._chosen.effective
+        return float(device_of(self._subject.model).type == CPU.type)
 
     def _go(self) -> None:
-        there = torch.device(self._chosen.value)
+        there = CPU if self._chosen.effective == 1.0 else self._home
         if self._loss.state.is_lost and self._loss.state.is_memory_lost:
             self._loss.bring_back(there)
         elif device_of(self._subject.model) != there:

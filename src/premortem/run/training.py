@@ -71,21 +71,22 @@ class GuardedTraining:
         self._last_time: float | None = None
         self._is_open = False
         self._reported: set[str] = set()
-        self._termination = Termination()
+        self.termination = Termination()
         self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips())
         self.device_loss = DeviceLoss(self, subject, options.device_poll_s)
         self.making_room = MakingRoom(self, subject, options)
+        has_folder = subject.folder is not None
         controls = self.asking.controls(
             self.keeping, lambda: self.workload.forget_sample(),
-            has_folder=subject.folder is not None, has_intermediates=bool(options.intermediates),
+            has_folder=has_folder, has_intermediates=bool(options.intermediates),
         )  # fmt: skip
-        controls |= self.device_loss.controls(has_folder=subject.folder is not None)
-        controls |= self.making_room.controls(has_folder=subject.folder is not None)
+        controls |= self.device_loss.controls(has_folder=has_folder)
+        controls |= self.making_room.controls(has_folder=has_folder)
         self.workload = TrainingWorkload(
             self.stepper, subject.folder, controls, subject.signals,
             instruments=(self.device_loss.state, self.making_room.room),
         )  # fmt: skip
-        self.workload.witnesses |= self.making_room.witnesses(controls)
+        self.workload.witnesses |= self.making_room.witnesses(controls) | self.device_loss.witnesses()
         subject.equip(self.workload)
         self.engine = Engine(bind(guard.active, self.workload, guard.file.register, probation=options.probation))
         require_fit(subject.model, subject.optimizer)
@@ -110,7 +111,7 @@ class GuardedTraining:
             raise
         self._is_open = True
         honour(self)
-        self._termination.listen()
+        self.termination.listen()
         self._note("run", what="resumed" if resumed else "began", where=resumed)
         for why in self.keeping.rejected:
             self._note("guard_fault", what=f"a bundle was passed over: {why}")
@@ -134,11 +135,11 @@ class GuardedTraining:
             self._let_go()
         if lost is not None:
             raise lost from error
-        if self._termination.is_asked and error is None:
+        if self.termination.is_asked and error is None:
             raise SystemExit(EXIT_CODE)
 
     def _let_go(self) -> None:
-        self._termination.close()
+        self.termination.close()
         self.making_room.close()
         self.keeping.close()
         self.company.leave()
@@ -199,7 +200,7 @@ class GuardedTraining:
             SystemExit: 143, in the step after the one that SIGTERM ended the run with.
         """
         self._require_open("run.step")
-        if self._termination.is_asked and self.stopped:
+        if self.termination.is_asked and self.stopped:
             raise SystemExit(EXIT_CODE)  # a loop that does not ask run.stopped must not outlive its SIGTERM
         self.draws.used()
         try:
@@ -210,7 +211,7 @@ class GuardedTraining:
         except GivenUp:
             stepped = Stepped(math.nan, None, False, LOST)
         if stepped is not None and stepped.why == LOST:
-            self.draws.stepped(reached=True)  # told already, look by look; it says nothing of the batch
+            self.draws.stepped(reached=True)  # told look by look; it says nothing of the batch
         elif stepped is not None:
             self.making_room.stepped(second_form=is_second)
             self.observe(stepped)
@@ -250,13 +251,13 @@ class GuardedTraining:
         self.draws.stepped(reached=stepped.applied or stepped.why in (OVERFLOW, NO_ROOM))
         self._subject.settle(kept=stepped.applied)
         row = self.workload.row(stepped, seconds)
-        agreed = self.company.agree(row, is_due=self.keeping.is_due, is_asked=self._termination.is_asked)
+        agreed = self.company.agree(row, is_due=self.keeping.is_due, is_asked=self.termination.is_asked)
         seen = {n: v for n, v in zip(self.workload.names, agreed.row, strict=True) if v is not None}
         self.ledger.note_readings(self.ticks, seen)
         self._losses.append(stepped.loss)
         self.driver.tick(agreed.row, self.ticks)
         if agreed.is_asked and not self.stopped:
-            self._termination.is_asked = True  # it may have come to another process
+            self.termination.is_asked = True  # it may have come to another process
             self.asking.stop("SIGTERM")
             self._save()
         elif agreed.is_due and not self.stopped:
@@ -267,13 +268,8 @@ class GuardedTraining:
         self.ticks += 1
         self._last_time = None
         self.driver.tick(self.workload.standstill_row(), self.ticks)
-        if self.is_asked_to_end and not self.stopped:
+        if self.termination.is_asked and not self.stopped:
             self.asking.stop("SIGTERM")
-
-    @property
-    def is_asked_to_end(self) -> bool:
-        """Whether the process was asked to end, by SIGTERM."""
-        return self._termination.is_asked
 
     def _save(self) -> None:
         took = self._saving.save()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from premortem.core.clock import Duration
 from premortem.core.detector import HearsSilence, Level
 from premortem.core.ladder import Rung
 from premortem.core.risk import Risk, Watch
@@ -22,6 +23,7 @@ from premortem.run.sabotage.plant import Series, steady, wavy
 WARM_UP = 160
 """Ticks of health before anything is broken: the slowest detector is conclusive by then."""
 _SICK = (25, 400)
+_PATIENCE = 240.0
 _WELL_AGAIN = 200
 _HEALTHY: tuple[Series, ...] = (wavy(1.0), steady(0.0), wavy(0.5), wavy(100.0), steady(1.0), wavy(10_000.0), wavy(0.01))
 _STAND_IN = "stand-in"
@@ -76,11 +78,18 @@ def _subject(risk_id: str, risk: Risk[Any], params: object, symptom: str) -> Sub
             shown = _shown(group, well, sick)
             if symptom in shown:
                 return Subject(
-                    risk_id, risk.workload, symptom, frozenset(shown), watches, risk.rungs(params),
+                    risk_id, risk.workload, symptom, frozenset(shown), watches, tuple(map(_soon, risk.rungs(params))),
                     risk.contingency(params), {**healthy, signal: well}, {signal: sick},
                     frozenset(s for s, series in {**healthy, signal: well}.items() if series(1) != series(2)), stand_in,
                 )  # fmt: skip
     return None
+
+
+def _soon(rung: Rung) -> Rung:
+    """An hour's patience is not what is broken here, and a tick is a second: a trial has shorter ones."""
+    if rung.deadline.amount <= _PATIENCE:
+        return rung
+    return replace(rung, deadline=Duration(_PATIENCE, rung.deadline.unit))
 
 
 def _pairs(group: list[Watch]) -> Iterator[tuple[Series, Series]]:

@@ -73,7 +73,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
              settle=ticks(1), confirm=p.confirm, deadline=seconds(p.wait_s)),
         Rung("resume from the checkpoint", "checkpoint", Override("choose", "newest"), any_of_them,
              Relation.IRREVERSIBLE, settle=ticks(1), confirm=p.confirm, deadline=deadline),
-        Rung("train on the CPU", "device", Override("choose", "cpu"), any_of_them,
+        Rung("train on the CPU", "device", Override("choose", 1.0), any_of_them,
              settle=ticks(1), confirm=p.confirm, deadline=deadline),
     )  # fmt: skip
 

@@ -103,7 +103,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
 def contingency(p: Params) -> Rung:
     """Save and stop before the kernel does; or go on where there is more memory, and slowly."""
     if p.contingency == CPU:
-        return Rung("train on the CPU", "device", Override("choose", CPU), ANY,
+        return Rung("train on the CPU", "device", Override("choose", 1.0), ANY,
                     settle=ticks(1), confirm=p.confirm, deadline=ticks(p.deadline))  # fmt: skip
     stop = Override("choose", "stopped: out of memory; start again with a smaller model, or more memory")
     return Rung("stop with a valid checkpoint", "orderly_end", stop, ANY, ends_run=True)

@@ -18,6 +18,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("device_lost", "", help="1 at a look at a device that made the present step fail, else 0"),
     Signal("memory_lost", "", help="1 where the device works, and the memory of the weights does not answer"),
     Signal("torn_update", "", help="1 where the device failed within the optimiser's step: weights are half moved"),
+    Signal("on_cpu", "", help="1 where the weights lie on the CPU, else 0"),
     Signal(
         "device_free", "GiB", higher_is_worse=False, help="free by the driver, and what this process holds in reserve"
     ),
@@ -48,7 +49,8 @@ class DeviceState:
         elif self._calls % _ROOM_EVERY == 0:
             self._room = room_gib(device_of(self._model))
         self._calls += 1
-        return [float(self.is_lost), float(self.is_memory_lost), float(self.is_torn), self._room]
+        on_cpu = float(device_of(self._model).type == "cpu")
+        return [float(self.is_lost), float(self.is_memory_lost), float(self.is_torn), on_cpu, self._room]
 
 
 def room_gib(device: torch.device) -> float | None:

@@ -62,26 +62,3 @@ class Softening(NumberSetting):
 
     def __init__(self) -> None:
         super().__init__(1.0)
-
-
-class ChosenSetting:
-    """A setting with a name for each choice: ``choose`` replaces, undo brings back what was chosen before."""
-
-    def __init__(self, base: str) -> None:
-        self._stack = OverrideStack(base)
-        self.value = base
-
-    def turn(self, owner: Owner, override: Override) -> None:
-        """Put the choice in force."""
-        self._set(self._stack.put(owner, override))
-
-    def undo(self, owner: Owner) -> None:
-        """Remove the owner's choice."""
-        self._set(self._stack.remove(owner))
-
-    def read(self) -> Setting:
-        """The choice in force."""
-        return self.value
-
-    def _set(self, value: Setting) -> None:
-        self.value = str(value)
