@@ -24,7 +24,7 @@ run: setup
 	$(BIN)/premortem run
 
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 	$(BIN)/python tests/coverage_floor.py
 
 check: setup
