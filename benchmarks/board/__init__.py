@@ -1,0 +1,1 @@
+"""The board: real faults against the guards that others ship, with their defaults, beside premortem."""
