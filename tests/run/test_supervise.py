@@ -120,6 +120,21 @@ def test_a_command_whose_reader_has_left_is_not_started_again(here: Path) -> Non
     assert b"incident" not in said.partition(b"what happened")[0]
 
 
+def test_output_that_a_full_disk_does_not_take_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([*CLI, "--", "echo", "lost"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=90)
+    assert ran.returncode == 0
+    assert b"at least 5 bytes of the output could not be passed on (No space left on device)" in ran.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere_and_never_the_ledger(here: Path, closed: str) -> None:
+    call = f"{' '.join(CLI)} -- sh -c 'echo gone; cat >kept' {closed}"
+    assert subprocess.run(call, shell=True, stdin=subprocess.DEVNULL, check=False, timeout=90).returncode == 0
+    assert (here / "kept").read_bytes() == b""
+    assert subprocess.run([*CLI[:-1], "ledger", "verify"], capture_output=True, check=False).returncode == 0
+
+
 def test_at_a_terminal_the_command_has_one() -> None:
     master, slave = pty.openpty()
     code = "import os, sys; print([os.isatty(i) for i in (0, 1, 2)]); print(input())"
@@ -274,6 +289,7 @@ def test_settings_reach_a_program_and_its_own_files_are_put_back(here: Path) -> 
         (["--config", "typo.yaml", "--", "true"], "less-memori"),
         (["--config", "risk.yaml", "--", "true"], "expected one of process/crash-loop"),
         (["--register", "none", "--", "true"], "none"),
+        (["--register", "default", "--", "true"], "no active entry that watches a command"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )

@@ -26,6 +26,22 @@ FINE, FINDINGS, MISTAKE, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 UsageError = typer.BadParameter.__mro__[1]
 
 
+def own_streams() -> None:
+    """A closed stdin, stdout or stderr (``>&-``) is nothing to read and nowhere to write.
+
+    Left closed, the next file that is opened, such as the ledger, would take its number, and output would go into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stdout is None:  # so the interpreter says that it was closed
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
 def guarded_exit(act: Callable[[], object], arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code that belongs to what came of it."""
     try:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from premortem.app.cli import check, drill, evidence, explain, gate, new, register, replay, run, supervise, sync
-from premortem.app.cli.exits import guarded_exit
+from premortem.app.cli.exits import guarded_exit, own_streams
 
 app = typer.Typer(
     name="premortem",
@@ -52,6 +52,7 @@ def root(
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script: runs a command and leaves with its exit code."""
+    own_streams()
     logging.getLogger("premortem").disabled = True  # the command line shows the same records itself
     given = sys.argv[1:] if arguments is None else arguments
     command = typer.main.get_command(app)

@@ -19,7 +19,7 @@ from premortem.core.engine import Engine
 from premortem.core.errors import ConfigError
 from premortem.core.evidence import Plain, Record
 from premortem.ledger.ledger import Ledger
-from premortem.run.bind import bind
+from premortem.run.bind import bind, bind_risks
 from premortem.run.calls import Calls
 from premortem.run.driver import Driver
 from premortem.run.guard import Guard
@@ -68,6 +68,7 @@ class Supervisor:
         self.command, self.options, self.ground = command, options, ground
         self.run = run_name(command)
         self._guard = Guard(ground.register, entries=ground.entries, params=_params(options))
+        self._check_register()
         self._check_params()
         self._progress = Progress(options.progress, options.progress_files)
         self._starts = Starts(most=options.restarts, same=options.same_crashes, backoff_s=options.backoff_s,
@@ -110,6 +111,13 @@ class Supervisor:
             return self._sum_up(running, driver, why, time.monotonic() - began)
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _check_register(self) -> None:
+        file = self._guard.file
+        bound = (use for entry in self._guard.active for use in bind_risks(entry, file.register))
+        if not any(use.risk.workload == ProcessWorkload.kind for use in bound):
+            raise ConfigError(f"--register {file.register}: found no active entry that watches a command, expected one "
+                              "such as those of the register 'supervise'")  # fmt: skip
 
     def _check_params(self) -> None:
         known = {use.risk for entry in self._guard.file.entries for use in entry.risks}
@@ -239,6 +247,9 @@ class Supervisor:
         if running.child is not None:
             running.stop(f"given up: {why}")
         self._tell_endings(running, driver)
+        if running.lost:
+            self._note(driver, "output lost", why=running.lost)
+            self.ground.say(running.lost)
         last = self._starts.last
         verdict, code = verdict_of(last, running.asked_to_end, why, restarts_allowed=self.options.restarts > 0)
         if verdict != "given up":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -13,6 +14,7 @@ from collections.abc import Callable
 _PIECE = 1 << 16
 _LONGEST = 1 << 14
 """Bytes of a line that are looked at; what is longer is passed on whole and cut for the reader only."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ENDS = re.compile(rb"[\r\n]+")  # a progress bar ends its lines by a carriage return
 
 Hear = Callable[[str], None]
@@ -23,7 +25,8 @@ class Pump:
 
     Where the reader behind ``target`` has gone, ``source`` is closed, so that the command learns it as it would
     without a supervisor (SIGPIPE or EPIPE), and :attr:`is_unheard` says so. While ``target`` takes nothing,
-    :attr:`is_held_up` does.
+    :attr:`is_held_up` does; a full disk behind it is waited for, and what did not get there by the end is
+    :attr:`num_lost` bytes.
 
     Args:
         source: fd to read; closed at the end.
@@ -39,6 +42,8 @@ class Pump:
         self.last = time.monotonic()
         self.num_bytes = 0
         self.is_unheard = False
+        self.num_lost = 0
+        self.why_lost = ""
         self._thread = threading.Thread(target=self._run, name="premortem-pump", daemon=True)
         self._thread.start()
 
@@ -75,18 +80,25 @@ class Pump:
     def _write(self, piece: bytes) -> None:
         self._writing_since = time.monotonic()
         view = memoryview(piece)
-        while view:
+        while view and not self._stop.is_set():
             view = view[self._put(view) :]
+        self.num_lost += len(view)
         self._writing_since = None
 
     def _put(self, view: memoryview) -> int:
         try:
             return os.write(self._target, view)
+        except BlockingIOError:  # a target that someone made non-blocking
+            select.select([], [self._target], [], 0.2)
+            return 0
         except BrokenPipeError:
             self.is_unheard = True
             raise
-        except BlockingIOError:  # a target that someone made non-blocking
-            select.select([], [self._target], [], 0.2)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self.why_lost = str(error.strerror)  # in the end; there may be room again before that
+            self._stop.wait(0.2)
             return 0
 
     def _read_lines(self, piece: bytes) -> None:

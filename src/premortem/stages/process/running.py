@@ -69,6 +69,8 @@ class Running:
         self.asked_to_end = 0
         """The number of the signal by which the user asked for the end."""
         self.is_paused = False
+        self.lost = ""
+        """What of the output did not get where it should, in words."""
         self._streams: Streams | None = None
         self._wake = threading.Event()
         self._tail: deque[str] = deque(maxlen=_TAIL)
@@ -129,6 +131,7 @@ class Running:
         lasted = time.monotonic() - self._began
         if self._streams is not None:
             self._streams.close()
+            self.lost = self._streams.lost or self.lost
         seen = Witnesses(self._kills, self.num_kills, child.pid, tuple(self._tail))
         if self.num_kills is None:
             seen = Witnesses(pid=child.pid, tail=tuple(self._tail))

@@ -77,6 +77,13 @@ class Streams:
         """Whether the reader of the output has gone."""
         return any(pump.is_unheard for pump in self.pumps)
 
+    @property
+    def lost(self) -> str:
+        """What of the output was not passed on for want of space, in words; empty where nothing was lost."""
+        why = next((pump.why_lost for pump in self.pumps if pump.num_lost), "")
+        num = sum(pump.num_lost for pump in self.pumps)
+        return f"at least {num} bytes of the output could not be passed on ({why})" if num else ""
+
     def __enter__(self) -> Self:
         return self
 
