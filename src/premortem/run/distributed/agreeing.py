@@ -78,7 +78,7 @@ def _one(signal: Signal, values: list[float]) -> float:
     if any(math.isnan(value) for value in values):
         return math.nan
     if signal.name == _MEAN:
-        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else max(values)
+        return math.fsum(value / len(values) for value in values) if all(map(math.isfinite, values)) else max(values)
     return max(values) if signal.higher_is_worse else min(values)
 
 

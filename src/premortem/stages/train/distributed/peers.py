@@ -164,7 +164,7 @@ class Group(Peers):
         """
         given = self.numbers([loss, norm])
         losses, norms = [one[0] for one in given], [one[1] for one in given]
-        mean = math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else _bad(losses)
+        mean = math.fsum(loss / len(losses) for loss in losses) if all(map(math.isfinite, losses)) else _bad(losses)
         return mean, max(norms) if all(map(math.isfinite, norms)) else _bad(norms)
 
     def explain(self, error: BaseException | None) -> PeerLost | None:
