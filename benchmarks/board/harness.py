@@ -138,7 +138,7 @@ def _training(adapter: Adapter, given: _Cell) -> dict[str, Any]:
     try:
         adapter.load(kept, given.folder)
         outcome["kept"] = _plain(kept.validate())
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # DCP's own is none of Exception
         outcome["kept"], outcome["kept_why"] = None, _line(error)
     return outcome
 
@@ -211,7 +211,7 @@ def _flips(adapter: Adapter, given: _Cell) -> dict[str, Any]:
     _remove(adapter.newest(without))
     try:
         older = _loaded(adapter, without)
-    except (Exception, SystemExit):
+    except BaseException:
         older = ""
     chance = random.Random(given.seed)
     for number in range(FLIPS):
