@@ -10,10 +10,12 @@ import json
 import math
 import os
 import random
+import re
 import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -25,7 +27,7 @@ from typing import Any, Protocol
 from memory_job import MemoryJob
 from workload import ONSET, Job, digest
 
-FLIPS = 12
+FLIPS = 20
 
 
 class Stopped(Exception):  # noqa: N818 - what happened, not an error of ours
@@ -134,13 +136,26 @@ def _training(adapter: Adapter, given: _Cell) -> dict[str, Any]:
         "seen": adapter.seen(), "note": adapter.note(), "passes": job.model.now + 1, "loss": _plain(job.validate()),
         "curve": {k: _plain(v) for k, v in job.model.curve.items()}, "digest": digest(job.model.state_dict()),
     }  # fmt: skip
-    kept = Job("healthy", given.folder, given.seed)
-    try:
-        adapter.load(kept, given.folder)
-        outcome["kept"] = _plain(kept.validate())
-    except BaseException as error:  # DCP's own is none of Exception
-        outcome["kept"], outcome["kept_why"] = None, _line(error)
-    return outcome
+    return outcome | _kept(adapter, given)
+
+
+def _kept(adapter: Adapter, given: _Cell) -> dict[str, Any]:
+    """The newest checkpoint that can be loaded; ``by_hand`` are those that a person must take away first."""
+    by_hand: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="premortem-board-") as home:
+        folder = Path(shutil.copytree(given.folder, Path(home) / "copy"))
+        while True:
+            job = Job("healthy", folder, given.seed)
+            try:
+                adapter.load(job, folder)
+            except BaseException as error:  # DCP's own is none of Exception
+                by_hand.append(_line(error))
+            else:
+                return {"kept": _plain(job.validate()), "by_hand": by_hand}
+            try:
+                _remove(adapter.newest(folder))
+            except (ValueError, OSError):
+                return {"kept": None, "by_hand": by_hand}
 
 
 def _guarded(run: Any) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def _guarded(run: Any) -> dict[str, Any]:
 
 def _line(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text[:160]
+    return re.sub(r"/\S*/", "", text)[:100]
 
 
 def _plain(value: float) -> float | None:

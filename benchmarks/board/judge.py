@@ -65,7 +65,8 @@ def _training(row: str, outcome: Outcome, clean: Outcome) -> Cell:
         word = RECOVERED if in_memory is not None and in_memory <= WITHIN else HARMED
         ratio = in_memory
     else:
-        ratio = min((r for r in (in_memory, on_disk) if r is not None), default=None)
+        left = (in_memory, on_disk) if ended == "stopped" else (on_disk,)  # what died took its memory with it
+        ratio = min((r for r in left if r is not None), default=None)
         allowed = WITHIN * clean["curve"][str(LAST_EPOCH)] / base
         word = IN_TIME if ratio is not None and ratio <= allowed else HARMED
     why = f" ({ended}: {outcome['why']})" if ended == "died" else f" ({outcome['why']})" if outcome["why"] else ""
@@ -73,6 +74,8 @@ def _training(row: str, outcome: Outcome, clean: Outcome) -> Cell:
     more = f", {extra:+d} steps" if extra else ""
     if row == KILLED and ended == "finished":
         more += ", bit for bit" if outcome["digest"] == clean["digest"] else ", not bit for bit"
+    if row == DISK and outcome.get("by_hand") and ended != "finished":
+        more += f", {len(outcome['by_hand'])} broken checkpoint to be removed by hand"
     cost = round(ratio if ratio is not None else 99.0, 4)
     if row == KILLED and outcome.get("digest") == clean["digest"]:
         cost = 0.0
@@ -97,7 +100,8 @@ def _memory(outcome: Outcome) -> Cell:
     word = RECOVERED if loss / clean <= WITHIN else HARMED
     told = "effective batch kept" if kept else f"{outcome['steps']} steps instead of 2"
     note = f", {outcome['note']}" if outcome["note"] else ""
-    return Cell(word, f"{word} {_times(loss / clean)}, {told}{note}", loss / clean, float(not kept), told)
+    text = f"{word} {_times(loss / clean)}, {told}{note}"
+    return Cell(word, text, None, float(not kept), told)  # more steps of fewer samples are another training
 
 
 def _flips(outcome: Outcome) -> Cell:
@@ -111,7 +115,7 @@ def _flips(outcome: Outcome) -> Cell:
 def verdict(row: str, cells: dict[str, Cell]) -> str:
     """What stands in the last column: whether premortem is ahead of every peer, or why not; from the figures."""
     ours = cells["premortem"]
-    others = {name: cell for name, cell in cells.items() if name != "premortem" and cell.word != NOT_RUN}
+    others = {name: cell for name, cell in cells.items() if not name.startswith("premortem") and cell.word != NOT_RUN}
     if ours.word == NOT_RUN or not others:
         return "not run"
     behind = [name for name, cell in others.items() if _compare(cell, ours) > 0]
@@ -125,6 +129,10 @@ def verdict(row: str, cells: dict[str, Cell]) -> str:
     if level:
         shown = others[level[0]]
         return f"level with {', '.join(level)}: {ours.word} {ours.cost_text} and {shown.word} {shown.cost_text}"
+    lower = {n: c.ratio for n, c in others.items() if c.ratio and ours.ratio and c.ratio < ours.ratio - LEVEL}
+    if lower:  # a word may be better where a figure is not: a run that was stopped has learnt less
+        name = min(lower, key=lambda n: lower[n])
+        return f"ahead by the word; {name} left a lower loss, {_times(lower[name])} against {_times(ours.ratio)}"
     return "ahead"
 
 

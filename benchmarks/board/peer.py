@@ -39,6 +39,10 @@ PEERS = (
         "premortem", "premortem", "skips, restores, splits, verifies; what cannot be mended ends with the weights safe",
         frozenset(ROWS) - {HEALTHY},
     ),
+    Peer(
+        "premortem_default", "premortem, own pace of bundles", "the same, with nothing set",
+        frozenset(ROWS) - {HEALTHY},
+    ),
     Peer("torch", "torch + DCP", "checkpoints are whole before they are named; else nothing", frozenset({KILLED})),
     Peer(
         "lightning", "Lightning SpikeDetection",

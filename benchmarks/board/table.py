@@ -28,7 +28,7 @@ def markdown(board: Board, rows: list[str]) -> str:
     for row in rows:
         cells = board.cells[row]
         texts = [cells[p.name].text.replace("|", "\\|") for p in peers]
-        titled = {p.title if p.name != "premortem" else p.name: cells[p.name] for p in peers}
+        titled = {p.name if p.name.startswith("premortem") else p.title: cells[p.name] for p in peers}
         lines.append(f"| {ROWS[row]} | " + " | ".join(texts) + f" | {verdict(row, titled)} |")
     lines += ["", "| peer | version | promises |", "|---|---|---|"]
     lines += [f"| {p.title} | {board.versions[p.name]} | {p.promise} |" for p in peers]

@@ -27,7 +27,7 @@ def python_of(name: str, home: Path) -> Path:
     Raises:
         NotInstalled: with pip's own reason; it is remembered, so that pip is not asked again.
     """
-    if name == "premortem":
+    if name.startswith("premortem"):
         return Path(sys.executable)
     folder = home / "venvs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def _made(name: str, folder: Path) -> Path:
         command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *packages]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         if found.returncode:
-            reason = _reason(found.stdout + found.stderr)
+            reason = _reason(found.stdout + found.stderr).replace(f"{wanted.parent}/", "")
             if "conflicting dependencies" in reason:  # will not change by asking again, as a network may
                 refused.write_text(reason)
             raise NotInstalled(reason)

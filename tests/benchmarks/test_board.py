@@ -13,7 +13,7 @@ def test_premortem_recovers_where_plain_torch_is_harmed() -> None:
     rows = ["healthy", "nan gradient", "killed"]
     ours = run_rows(Path(sys.executable), "premortem", rows)
     plain = run_rows(Path(sys.executable), "torch", ["nan gradient"])
-    premortem, torch = PEERS[0], PEERS[1]
+    premortem, torch = PEERS[0], PEERS[2]
     for row in rows[1:]:
         cell = judge(premortem, row, ours[row], ours["healthy"], ours["healthy"])
         assert cell.word == RECOVERED, (cell.text, ours[row])
