@@ -188,6 +188,24 @@ def test_without_evidence_there_is_no_verdict_and_the_workload_goes_on(bench, ki
     Hanging.gate.set()
 
 
+class ShortOfMemory(SqliteLedger):
+    """Reading a verdict back fails for want of memory, the first time each."""
+
+    short = True
+
+    def contains(self, receipt: Receipt) -> bool:
+        self.short = not self.short
+        if not self.short:
+            raise MemoryError
+        return super().contains(receipt)
+
+
+def test_a_verdict_that_memory_was_short_to_read_back_is_read_again_and_written_once(bench):
+    world = bench(ledger=ShortOfMemory)
+    assert world.break_down() == "recovered"
+    assert len(world.events("recovered")) == len(world.events("closed")) == 1
+
+
 def test_a_listener_that_raises_is_dropped_and_reported_once(bench):
     one = bench()
 

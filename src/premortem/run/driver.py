@@ -16,6 +16,7 @@ from premortem.core.engine import Engine
 from premortem.core.evidence import Plain, Record
 from premortem.core.workload import Workload
 from premortem.ledger.ledger import Filters, Ledger, Receipt
+from premortem.machine.relief import give_back
 from premortem.run.patience import Answer, Patience
 
 Listener = Callable[[Record], None]
@@ -217,7 +218,12 @@ class Driver:
 
         def keep() -> Receipt:
             receipt = self.ledger.append(record)
-            return receipt if self._is_found(receipt, record) else Receipt(0, "", committed=False)
+            try:
+                found = self._is_found(receipt, record)
+            except MemoryError:
+                give_back()  # reading it back needs a little room; what is written is not written again
+                found = self._is_found(receipt, record)
+            return receipt if found else Receipt(0, "", committed=False)
 
         answer = self._patience.run("ledger", keep)
         if answer.value is None:
