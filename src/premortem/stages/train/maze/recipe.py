@@ -1,0 +1,165 @@
+"""HRM on mazes: sizes, recipe, and one function from mazes to a trained model in a checkpoint bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+import torch
+
+from premortem.core.errors import ConfigError
+from premortem.stages.train.checkpoint import Bundle, save_bundle
+from premortem.stages.train.ema import WeightEMA
+from premortem.stages.train.hrm import HRM, Batch, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
+from premortem.stages.train.maze.dataset import Mazes, MazeSplit
+from premortem.stages.train.maze.grid import VOCABULARY
+from premortem.stages.train.maze.paths import is_shortest, is_solved
+
+Progress = Callable[[int, HRM], None]
+
+
+def maze_config(size: int) -> HRMConfig:
+    """A small model for mazes with ``size`` cells on a side, 5 or 7."""
+    if size not in _CONFIGS:
+        raise ConfigError(f"maze size {size}: expected one of {sorted(_CONFIGS)}; choose one of them")
+    return _CONFIGS[size]
+
+
+def maze_recipe(size: int) -> Recipe:
+    """How it is trained; tuned on two cores."""
+    if size not in _RECIPES:
+        raise ConfigError(f"maze size {size}: expected one of {sorted(_RECIPES)}; choose one of them")
+    return _RECIPES[size]
+
+
+def _small(size: int, hidden: int) -> HRMConfig:
+    return HRMConfig(
+        seq_len=size * size,
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        num_heads=4,
+        expansion=2.0,
+        width_multiple=32,
+        high_layers=2,
+        low_layers=2,
+        positions="learned",
+        loss="softmax",
+        halting=Halting(max_segments=8),
+    )
+
+
+_CONFIGS = {5: _small(5, 64), 7: _small(7, 96)}
+_RECIPES = {5: Recipe(steps=600, weight_decay=0.1), 7: Recipe(steps=1500, weight_decay=0.1)}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedHRM:
+    """A model that holds its averaged weights, and what it cost: seconds of wall and of CPU (all threads)."""
+
+    model: HRM
+    steps: int
+    wall_s: float
+    cpu_s: float
+
+
+def train_hrm(  # noqa: PLR0913 - all keyword-only but the data
+    split: MazeSplit,
+    *,
+    config: HRMConfig | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    minutes: float = 10.0,
+    watch: Progress | None = None,
+) -> TrainedHRM:
+    """Train on ``split.train``, turned and mirrored, until the recipe's steps are done or the minutes have passed.
+
+    Args:
+        split: of one size; what is held out is not looked at.
+        config: sizes of the model; :func:`maze_config` of the split's size where ``None``.
+        recipe: :func:`maze_recipe` of the split's size where ``None``.
+        seed: of weights, order and exploration.
+        minutes: of wall time at most.
+        watch: called after each step with its number and the model; its time is not counted.
+    """
+    recipe = recipe or maze_recipe(split.train.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HRM(config or maze_config(split.train.size))
+        stream = split.batches(recipe.batch_size, seed)
+        supervision = DeepSupervision(model, to_batch(*stream.batch(0)))
+        optimizer, ema = recipe.build_optimizer(model), WeightEMA(model, recipe.ema_decay)
+        start, start_cpu, step = time.perf_counter(), time.process_time(), 0
+        while step < recipe.steps and time.perf_counter() - start < 60 * minutes:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * recipe.rate_factor(step, step / recipe.steps)
+            torch.autograd.backward(supervision(model, to_batch(*stream.batch(step))))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            supervision.commit()
+            ema.update(model)
+            step += 1
+            if watch is not None:
+                before, before_cpu = time.perf_counter(), time.process_time()
+                with ema.swapped_in(model):
+                    watch(step, model)
+                start += time.perf_counter() - before
+                start_cpu += time.process_time() - before_cpu
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+    averages = ema.state_dict()["averages"]
+    model.load_state_dict({**model.state_dict(), **averages})
+    return TrainedHRM(model.eval(), step, wall_s, cpu_s)
+
+
+def save_hrm(folder: FilePath, trained: TrainedHRM) -> Bundle:
+    """A checkpoint bundle with the parts ``model`` and ``task``, for ``Reasoner(bundle.path, maze_config(size))``.
+
+    Raises StageError for every failure of the disk.
+    """
+    size = round(trained.model.config.seq_len**0.5)
+    task = {"name": "maze", "size": size}
+    return save_bundle(folder, trained.steps, {"model": trained.model.state_dict(), "task": task})
+
+
+@dataclass(frozen=True)
+class MazeScore:
+    """Shares of mazes, 0..1, of a set of answers."""
+
+    num_mazes: int
+    solved: float
+    """The answer marks a path from start to goal."""
+    shortest: float
+    """It marks a shortest one."""
+
+
+def score(mazes: Mazes, answers: list[bytes]) -> MazeScore:
+    """Judge one answer a maze; raises :class:`ConfigError` for no maze: nothing can be said about none."""
+    if not answers:
+        raise ConfigError("score over 0 mazes: expected at least 1; nothing can be said about none")
+    pairs = list(zip(mazes, answers, strict=True))
+    solved = sum(is_solved(maze, answer) for maze, answer in pairs)
+    shortest = sum(is_shortest(maze, answer) for maze, answer in pairs)
+    return MazeScore(len(pairs), solved / len(pairs), shortest / len(pairs))
+
+
+@torch.no_grad()
+def answer_with_hrm(model: HRM, mazes: Mazes, segments: int = 0) -> list[bytes]:
+    """The model's answers after ``segments`` segments, its limit where 0."""
+    was_training = model.training
+    model.eval()
+    inputs = torch.from_numpy(mazes.mazes)
+    batch: Batch = {"inputs": inputs, "labels": inputs}
+    carry = model.admit(model.initial_carry(batch), batch)
+    z_high, z_low = carry.z_high, carry.z_low
+    for _ in range(segments or model.halting.max_segments):
+        segment = model.segment(z_high, z_low, inputs)
+        z_high, z_low = segment.z_high, segment.z_low
+    model.train(was_training)
+    return [bytes(row) for row in segment.logits.argmax(-1).tolist()]
+
+
+def shallower(config: HRMConfig, max_segments: int) -> HRMConfig:
+    """The same model with another limit of segments."""
+    return replace(config, halting=replace(config.halting, max_segments=max_segments))

@@ -1,0 +1,144 @@
+"""PPO of stable-baselines3 over the maze environment, and the export of what it learned."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
+
+from premortem.stages.train.maze import MOVES, Mazes
+from premortem.stages.train.ppo.environment import MazeWalk
+from premortem.stages.train.ppo.network import WalkNet, WalkNetConfig
+from premortem.stages.train.ppo.policy import PPOPolicy
+
+
+@dataclass(frozen=True)
+class PPORecipe:
+    """How the policy is trained; names are those of stable-baselines3's PPO."""
+
+    total_timesteps: int
+    net: WalkNetConfig = field(default_factory=WalkNetConfig)
+    n_envs: int = 64
+    n_steps: int = 32
+    batch_size: int = 256
+    n_epochs: int = 3
+    learning_rate: float = 2e-3
+    """At the start; falls linearly to nothing."""
+    gamma: float = 0.95
+    gae_lambda: float = 0.9
+    ent_coef: float = 0.01
+    max_grad_norm: float = 0.5
+
+
+class WholeNet(BaseFeaturesExtractor):
+    """The whole of :class:`WalkNet` where SB3 expects features: four logits and a value."""
+
+    def __init__(self, observation_space: gymnasium.spaces.Box, net: WalkNetConfig) -> None:
+        super().__init__(observation_space, len(MOVES) + 1)
+        self.net = WalkNet(net)
+
+    def forward(self, views_BC: Tensor) -> Tensor:
+        """(B, C) to (B, 5)."""
+        logits, value = self.net(views_BC)
+        return torch.cat((logits, value[:, None]), dim=1)
+
+
+class _Columns(nn.Module):
+    """Some columns of the features."""
+
+    def __init__(self, first: int, end: int) -> None:
+        super().__init__()
+        self._first, self._end = first, end
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, self._first : self._end]
+
+
+class WalkPolicy(ActorCriticPolicy):
+    """SB3's actor-critic with its own heads replaced: the net gives logits and value itself, moves masked."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.action_net = _Columns(0, len(MOVES))
+        self.value_net = _Columns(len(MOVES), len(MOVES) + 1)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+class _Limit(BaseCallback):
+    """Ends training after so many seconds of wall time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._end = time.monotonic() + seconds
+
+    def _on_step(self) -> bool:
+        return time.monotonic() < self._end
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPPO:
+    """The exported policy, SB3's own object, and what it cost: seconds of wall and of CPU (all threads)."""
+
+    policy: PPOPolicy
+    agent: PPO
+    timesteps: int
+    wall_s: float
+    cpu_s: float
+
+
+def train_ppo(mazes: Mazes, recipe: PPORecipe, *, seed: int = 0, minutes: float = 10.0) -> TrainedPPO:
+    """Train on ``mazes``, turned and mirrored, until the recipe's steps are done or the minutes have passed.
+
+    torch's global stream is put back afterwards; SB3 seeds it, numpy's and Python's, which are the caller's to mind.
+    """
+    with torch.random.fork_rng(devices=[]):
+        agent = make_agent(mazes, recipe, seed)
+        start, start_cpu = time.perf_counter(), time.process_time()
+        agent.learn(recipe.total_timesteps, callback=_Limit(60 * minutes))
+    origin = {"seed": str(seed), "mazes": str(len(mazes)), "size": str(mazes.size), "steps": str(agent.num_timesteps)}
+    return TrainedPPO(
+        export(agent, origin),
+        agent,
+        agent.num_timesteps,
+        time.perf_counter() - start,
+        time.process_time() - start_cpu,
+    )
+
+
+def make_agent(mazes: Mazes, recipe: PPORecipe, seed: int) -> PPO:
+    """An untrained agent of stable-baselines3."""
+    settings = asdict(recipe)
+    for ours in ("total_timesteps", "net", "n_envs", "learning_rate"):
+        del settings[ours]
+    return PPO(
+        WalkPolicy,
+        DummyVecEnv([lambda: MazeWalk(mazes)] * recipe.n_envs),
+        learning_rate=lambda left: recipe.learning_rate * left,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={
+            "features_extractor_class": WholeNet,
+            "features_extractor_kwargs": {"net": recipe.net},
+            "net_arch": [],
+            "ortho_init": False,
+        },
+        **settings,
+    )
+
+
+def export(agent: PPO, origin: dict[str, str]) -> PPOPolicy:
+    """What the agent has learned, apart from stable-baselines3."""
+    trained = agent.policy.features_extractor
+    assert isinstance(trained, WholeNet)
+    net = WalkNet(trained.net.config)
+    net.load_state_dict(trained.net.state_dict())
+    return PPOPolicy(net, origin)
