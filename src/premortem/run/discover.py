@@ -1,8 +1,12 @@
-"""Finds risks by folder and by entry point: adding one is a new folder, no edit elsewhere."""
+"""Finds risks by folder and by entry point: adding one is a new folder, no edit elsewhere.
+
+A folder that is no installed package is brought by :func:`bring_risks`, or by ``Guard(..., risks=FOLDER)``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,6 +20,7 @@ from premortem.core.risk import Risk
 from premortem.run.suggest import closest
 
 ENTRY_POINT = "premortem.risks"
+_BROUGHT: dict[str, Path] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,48 @@ def find_risk(risk_id: str, where: str) -> FoundRisk:
     return found[risk_id]
 
 
+def bring_risks(folder: str | Path) -> None:
+    """Find the risks of a folder too, for the rest of this process: ``<folder>/<stage>/<risk>/risk.py``.
+
+    Raises:
+        ConfigError: no risk in it; a name that no package can have, or that another package has; an id that is taken.
+    """
+    root = Path(folder).resolve()
+    if root in _BROUGHT.values():
+        return
+    if not any(root.glob("*/*/risk.py")):
+        raise ConfigError(f"{folder}: found no risk, expected a folder with <stage>/<risk>/risk.py, as "
+                          "`premortem new STAGE/RISK --into FOLDER` writes them")  # fmt: skip
+    package, above = package_of(root)
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise ConfigError(f"{folder}: {package!r} is no name for a Python package; use letters, digits and underscores")
+    if str(above) not in sys.path:
+        sys.path.append(str(above))
+    importlib.invalidate_caches()
+    places = [Path(path).resolve() for path in importlib.import_module(package).__path__]
+    if root not in places:
+        raise ConfigError(f"{folder}: the package name {package!r} is taken by {places[0]}; rename one of the folders")
+    _BROUGHT[package] = root
+    find_risks.cache_clear()
+    try:
+        find_risks()
+    except BugError as error:
+        del _BROUGHT[package]
+        raise ConfigError(str(error)) from None
+
+
+def package_of(root: Path) -> tuple[str, Path]:
+    """A folder's dotted name, read from the packages above it, and the folder that the name begins in."""
+    parts, above = [root.name], root.parent
+    while (above / "__init__.py").is_file():
+        parts.insert(0, above.name)
+        above = above.parent
+    return ".".join(parts), above
+
+
 def _roots() -> list[tuple[str, Path]]:
     roots = [("premortem.risks", Path(path)) for path in premortem.risks.__path__]
+    roots += _BROUGHT.items()
     for point in entry_points(group=ENTRY_POINT):
         package = importlib.import_module(point.value)
         roots.extend((point.value, Path(path)) for path in package.__path__)

@@ -13,10 +13,12 @@ import msgspec
 from premortem.core.action import Control
 from premortem.core.errors import ConfigError
 from premortem.core.signal import Signal
+from premortem.core.workload import Workload
 from premortem.ledger.ledger import Ledger
 from premortem.registers.load import load_register
 from premortem.registers.schema import Entry, RegisterFile, RiskUse, Scalar
 from premortem.run.bind import bind_ladder, bind_risks
+from premortem.run.discover import bring_risks
 from premortem.run.suggest import closest
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from premortem.run.training import GuardedTraining
+    from premortem.run.watching import Watch
     from premortem.stages.data.obtain import ReadySet
     from premortem.stages.data.source import Source
     from premortem.stages.data.transport import Patience
@@ -122,9 +125,13 @@ class Guard:
     """Only these entries, by id; all active ones when empty."""
     params: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     """Parameters by risk id, over those of the register."""
+    risks: str | Path | None = None
+    """A folder with risks of your own, ``<stage>/<risk>/risk.py``, that no installed package brings."""
     file: RegisterFile = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.risks is not None:
+            bring_risks(self.risks)
         self.file = _with_params(load_register(str(self.register)), self.params)
         for i, entry in enumerate(self.file.entries):
             if entry.status == "active":
@@ -192,6 +199,30 @@ class Guard:
 
             attach(self, run, tracker)
         return run
+
+    def watching(self, workload: Workload, *, home: str | Path, **more: Any) -> Watch:
+        """Guard a workload of your own; use the result by ``with``, or by ``async with`` in an event loop.
+
+        Args:
+            workload: signals to read and controls to turn (``premortem.core.workload.Workload``).
+            home: a folder for the ledger; the same home and name go on with the same incidents.
+            more: ``name``, ``probation``, ``patience_s``, ``most_waiting``, ``say``; see
+                :class:`premortem.run.watching.Home`.
+
+        Raises:
+            ConfigError: an entry that does not bind to the workload, no entry for its kind, an unknown keyword;
+                on entering, a home that another watch of this name holds.
+            StageError: on entering, a home or ledger that cannot be used.
+        """
+        from premortem.run.home import Home
+        from premortem.run.watching import Watch
+
+        known = [f.name for f in fields(Home) if f.name != "folder"]
+        for key in more:
+            if key not in known:
+                raise ConfigError(f"guard.watching: found the unknown keyword {key!r}, expected one of "
+                                  f"{', '.join(known)}{closest(key, known)}")  # fmt: skip
+        return Watch(self, workload, Home(folder=Path(home), **more))
 
     def data(
         self,

@@ -59,7 +59,8 @@ def new(
     if into is not None:
         screen.print(
             f'So that it is found, in your pyproject.toml:\n[project.entry-points."premortem.risks"]\n'
-            f'{package.replace(".", "-")} = "{package}"', markup=False, soft_wrap=True,
+            f'{package.replace(".", "-")} = "{package}"\nor, in a script: premortem.Guard(REGISTER, risks="{into}")',
+            markup=False, soft_wrap=True,
         )  # fmt: skip
 
 
@@ -78,14 +79,13 @@ def _home(into: Path | None) -> tuple[Path, str]:
         import premortem.risks
 
         return Path(premortem.risks.__path__[0]), "premortem.risks"
+    from premortem.run.discover import package_of
+
     root = into.resolve()
-    parts, above = [root.name], root.parent
-    while (above / "__init__.py").is_file():
-        parts.insert(0, above.name)
-        above = above.parent
-    if not all(part.isidentifier() for part in parts):
+    package, _ = package_of(root)
+    if not all(part.isidentifier() for part in package.split(".")):
         raise ConfigError(f"--into: {into} is no name for a Python package; use letters, digits and underscores")
-    return root, ".".join(parts)
+    return root, package
 
 
 def _files(risk: str, package: str) -> dict[str, str]:
