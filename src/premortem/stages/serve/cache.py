@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from premortem.core.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,15 +43,15 @@ class Thought:
         return self.halted or self.segments >= segments
 
 
-class AnswerCache:
-    """Thoughts by puzzle, the least lately used one leaving first.
+class AnswerCache(Generic[T]):
+    """What was thought, by puzzle, the least lately used one leaving first.
 
     Args:
         bound: entries at most; ``None`` keeps everything, which grows until memory ends.
     """
 
     def __init__(self, bound: int | None = 4096) -> None:
-        self._entries: OrderedDict[bytes, Thought] = OrderedDict()
+        self._entries: OrderedDict[bytes, T] = OrderedDict()
         self._bound: int | None = None
         self.most = 0
         """Entries ever held at once."""
@@ -70,14 +73,14 @@ class AnswerCache:
         self._bound = bound
         self._trim()
 
-    def get(self, puzzle: bytes) -> Thought | None:
+    def get(self, puzzle: bytes) -> T | None:
         """What is known of this puzzle."""
         found = self._entries.get(puzzle)
         if found is not None:
             self._entries.move_to_end(puzzle)
         return found
 
-    def put(self, puzzle: bytes, thought: Thought) -> None:
+    def put(self, puzzle: bytes, thought: T) -> None:
         """Remember it."""
         self._entries[puzzle] = thought
         self._entries.move_to_end(puzzle)

@@ -60,6 +60,11 @@ class Reasoner:
         """Which load of which bundle."""
         return f"{self.bundle.name} (load {self.loads})"
 
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of the weights that were loaded."""
+        return f"{self._weights & 0xFFFFFFFF:08x}"
+
     def load(self) -> None:
         """Take the weights from the bundle into a new model; the old one goes first, and all that hung on it.
 
@@ -79,14 +84,14 @@ class Reasoner:
         self._model = model.to(self.device).eval().requires_grad_(requires_grad=False)
         self.loads += 1
         if self._canary is None:
-            self._canary = self._sing()
+            self._canary = self.sing()
 
     def is_as_loaded(self) -> bool:
         """Whether the weights in memory are the bundle's, and the canary puzzles come out as at the first load."""
         if self._model is None or digest(self._model.state_dict()) != self._weights:
             return False
         assert self._canary is not None
-        return bool(torch.allclose(self._sing(), self._canary, atol=_CLOSE, rtol=_CLOSE))
+        return bool(torch.allclose(self.sing(), self._canary, atol=_CLOSE, rtol=_CLOSE))
 
     @torch.no_grad()
     def think(self, puzzles_BC: Tensor, wanted: Sequence[int], held: Sequence[Thought | None]) -> list[Thought]:
@@ -124,8 +129,8 @@ class Reasoner:
         rows = zip(*(output.unbind(0) for output in outputs), steps, halted, strict=True)
         return [Thought(a.clone(), b.clone(), c.clone(), step, halt, name) for a, b, c, step, halt in rows]
 
-    def _sing(self) -> Tensor:
-        """(B, C, V) logits of fixed puzzles after one segment."""
+    def sing(self) -> Tensor:
+        """(B, C, V) logits of fixed canary puzzles after one segment: what a model answers that is as it was."""
         generator = torch.Generator().manual_seed(0)
         shape = (_CANARIES, self.config.seq_len)
         puzzles = torch.randint(0, self.config.vocab_size, shape, generator=generator)

@@ -56,7 +56,7 @@ class Solver:
     ) -> None:
         self.settings = settings or Settings()
         self.reasoner = reasoner
-        self.cache = AnswerCache(self.settings.cache)
+        self.cache: AnswerCache[Thought] = AnswerCache(self.settings.cache)
         self.counts = Counts()
         self.batch_cap: float = self.settings.batch
         self.batch_in_force: float = self.settings.batch

@@ -1,0 +1,46 @@
+"""How long answers took since a mark. A quantile needs its samples: there is none before."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+ENOUGH = {0.5: 30, 0.95: 200, 0.99: 200}
+"""Samples that a quantile needs before it says anything."""
+_KEPT = 10_000
+
+
+class Samples:
+    """Milliseconds from acceptance to the end of it, of requests accepted after the mark. Safe from any thread.
+
+    A request that ran out of time counts with the time that it waited: left out, a service that answers nothing in
+    time would look fast. Only the newest 10,000 are kept.
+    """
+
+    def __init__(self) -> None:
+        self._taken: deque[float] = deque(maxlen=_KEPT)
+        self._lock = threading.Lock()
+        self._mark = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def mark(self, now: float) -> None:
+        """Forget what was taken; only requests accepted from now on count. ``now``: the service's clock, seconds."""
+        with self._lock:
+            self._mark = now
+            self._taken.clear()
+
+    def add(self, accepted_at: float, now: float) -> None:
+        """A request that ended now."""
+        with self._lock:
+            if accepted_at >= self._mark:
+                self._taken.append((now - accepted_at) * 1e3)
+
+    def quantile(self, share: float) -> float | None:
+        """Milliseconds that ``share`` of the samples (0.5, 0.95 or 0.99) stay within; ``None`` with too few."""
+        with self._lock:
+            ordered = sorted(self._taken)
+        if len(ordered) < ENOUGH[share]:
+            return None
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
