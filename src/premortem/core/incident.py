@@ -30,6 +30,7 @@ class Phase(Enum):
     AWAITING = "awaiting evidence"  # a request to a person
     VERIFYING = "verifying"
     RELAPSE_WATCH = "relapse watch"
+    PEEL_WAITING = "waiting for its cause to go"  # recovered, and a rung stands while the cause is still seen
     PEEL_VERIFYING = "peel verifying"
     RESTORE_VERIFYING = "restore verifying"
 

@@ -38,6 +38,8 @@ class Rung:
         ends_run: the workload stops here; the incident is handed over, whatever is measured.
         due: the rung is a request to a person, whose evidence may come this much later; its control is read again
             at each observation until then (kernel decision 12).
+        peel_after: name of a watch of the entry that sees the cause itself. After recovery the rung stays until that
+            watch is GREEN, and only then is it tried without; left out, it is tried at once.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Rung:
     condition: str | None = None
     ends_run: bool = False
     due: Duration | None = None
+    peel_after: str | None = None
 
     @property
     def is_one_shot(self) -> bool:

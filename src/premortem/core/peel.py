@@ -1,6 +1,8 @@
 """The way down: after recovery every reversible rung is taken off in reverse order, and each peel is verified.
 
-On relapse the rung is put back, and the incident closes as ``recovered (held)`` (law 3).
+On relapse the rung is put back, and the incident closes as ``recovered (held)`` (law 3). A rung that names the
+watch of its cause (``peel_after``) stands until that is GREEN: a fallback is not taken from under a service to
+prove that what it stands for is still broken.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from collections.abc import Callable
 
 from premortem.core.action import Outcome
 from premortem.core.incident import Incident, Phase
-from premortem.core.ladder import Relation
+from premortem.core.ladder import Relation, Rung
+from premortem.core.relapse import WayBack
 from premortem.core.site import Site
 from premortem.core.verification import Verdict
 
@@ -21,7 +24,7 @@ class Peel:
         site: the workload as expected.
         yields: asks the engine, between peels, whether something worse comes first.
         done: all that can be is peeled, or a rung is held: the verdict is sealed.
-        relapsed: the way back to climbing.
+        back: the way back to climbing.
     """
 
     def __init__(
@@ -29,12 +32,12 @@ class Peel:
         site: Site,
         yields: Callable[[Incident], bool],
         done: Callable[[Incident, Phase], None],
-        relapsed: Callable[[Incident, str], None],
+        back: WayBack,
     ) -> None:
         self._site = site
         self._yields = yields
         self._done = done
-        self._relapsed = relapsed
+        self._back = back
 
     def start(self, incident: Incident) -> None:
         """Peel the newest reversible rung, or close when none stands."""
@@ -46,9 +49,27 @@ class Peel:
         if incident.hold_peel or (lasting and not reversible):
             self._done(incident, Phase.HELD)
         elif reversible:
-            self._site.undo(incident, reversible[-1], Phase.PEELING)
+            self._take_off(incident, reversible[-1])
         else:
             self._done(incident, Phase.RECOVERED)
+
+    def _take_off(self, incident: Incident, rung: Rung) -> None:
+        if self._site.is_cause_gone(incident, rung):
+            self._site.undo(incident, rung, Phase.PEELING)
+        elif incident.phase is not Phase.PEEL_WAITING:
+            incident.current, incident.phase = rung, Phase.PEEL_WAITING
+            desk = self._site.desk
+            desk.note("outcome", incident.entry, incident, verb="wait", rung=rung.name, until=rung.peel_after)
+
+    def _wait(self, incident: Incident, values: list[float | None]) -> None:
+        """Its rungs stand, and its cause is still there: what comes back now is a relapse."""
+        lost = self._site.lost_control(incident, values)
+        if lost:
+            self._back.lost(incident, lost)
+        elif self._site.observer.symptoms(incident.watches):
+            self._back.relapsed(incident, "seen again while its rungs stood")
+        else:
+            self.start(incident)
 
     def outcome(self, incident: Incident, outcome: Outcome) -> None:
         """Something came of the command that this incident waits for on its way down."""
@@ -68,6 +89,9 @@ class Peel:
 
         Without its rung a symptom is a relapse at once; with it put back the detectors get time to clear.
         """
+        if incident.phase is Phase.PEEL_WAITING:
+            self._wait(incident, values)
+            return
         window = incident.window
         assert window is not None
         symptoms = self._site.observer.symptoms(incident.watches)
@@ -100,7 +124,7 @@ class Peel:
         rung = incident.acting_rung
         incident.window = None
         if incident.phase is Phase.RESTORE_VERIFYING:
-            self._relapsed(incident, f"with {rung.name!r} put back: {why}")
+            self._back.relapsed(incident, f"with {rung.name!r} put back: {why}")
             return
         self._site.desk.note("relapse", incident.entry, incident, rung=rung.name, why=f"without {rung.name!r}: {why}")
         self._site.turn(incident, rung, Phase.RESTORING, why="put back after a relapse")
@@ -109,7 +133,7 @@ class Peel:
         rung = incident.acting_rung
         if self._site.matches(incident, outcome):
             self._site.stand(incident, rung)
-            incident.hold_peel = True
+            incident.hold_peel = self._site.is_cause_gone(incident, rung)  # where it is seen again, it is waited for
             self._site.open_window(incident, Phase.RESTORE_VERIFYING)
         else:
             self._site.hand_over(incident, f"{rung.name!r} could not be put back after a relapse")

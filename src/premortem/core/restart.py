@@ -71,7 +71,7 @@ class Restart:
         settle_by_reading = {Phase.ACTING: Phase.READING, Phase.RESTORING: Phase.RESTORE_READING}
         if incident.entry not in self._engine.plan.entries:
             self._engine.site.hand_over(incident, "the register no longer has its entry")
-        elif phase in (Phase.RELAPSE_WATCH, *_SEALING):
+        elif phase in (Phase.RELAPSE_WATCH, Phase.PEEL_WAITING, *_SEALING):
             self._relapse_watch.open(incident)
         elif phase is Phase.AWAITING:
             return

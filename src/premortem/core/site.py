@@ -9,6 +9,7 @@ from premortem.core.baseline import Baseline
 from premortem.core.clock import Duration, ticks
 from premortem.core.command import Target
 from premortem.core.desk import Desk
+from premortem.core.detector import Level
 from premortem.core.incident import Incident, Phase, Standing
 from premortem.core.ladder import Relation, Rung
 from premortem.core.observer import Observer
@@ -93,6 +94,14 @@ class Site:
         expected = self.stacks[name].effective
         self.note_outcome(incident, "read", outcome, control=name, expected=expected, as_expected=fits)
         return fits
+
+    def is_cause_gone(self, incident: Incident, rung: Rung) -> bool:
+        """Whether the watch that a rung names sees its cause no more; silence holds (law 2)."""
+        if rung.peel_after is None:
+            return True
+        bound = enumerate(self.observer.watches)
+        named = [i for i, w in bound if (w.entry, w.watch.name) == (incident.entry, rung.peel_after)]
+        return all(self.observer.levels[i] is Level.GREEN for i in named)
 
     def touched(self, incident: Incident) -> list[str]:
         """Controls of settings that this incident tried; one-shot requests leave nothing to read later."""

@@ -87,6 +87,13 @@ def bind(entries: Iterable[Entry], workload: Workload, where: str, *, probation:
         ]
         for risk in risks:
             watches += _bind_watches(entry, risk, slots, gaps, at)
+        seen = {w.watch.name for w in watches if w.entry == entry.id}
+        gaps += [
+            f"{entry.id}: the rung {r.name!r} is taken off after recovery without asking whether its cause is gone: no "
+            f"watch {r.peel_after!r}"
+            for r in rungs
+            if r.peel_after is not None and r.peel_after not in seen
+        ]
     bases = {name: control.read() for name, control in workload.controls.items()}
     return Plan(workload.signals, tuple(watches), bound, bases, workload.witnesses, probation, gaps=tuple(gaps))
 

@@ -28,6 +28,8 @@ def _of_command(event: str, data: dict[str, Plain]) -> str:
         return f"rung: {rung}{again}{why}"
     if event == "intent" and verb == "undo":
         return f"take back: {rung}"
+    if event == "outcome" and verb == "wait":
+        return f"stays in force: {rung}, until {data.get('until')!r} is GREEN"
     if event == "outcome" and verb == "read" and "as_expected" in data:
         told = "as expected" if data["as_expected"] else f"NOT as expected, which is {_short(data.get('expected'))}"
         return f"read back: {_short(data.get('value'))}, {told}"
