@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from premortem.core.action import Override, Owner
@@ -46,6 +48,19 @@ def test_a_request_shows_only_by_its_evidence_and_each_try_is_another() -> None:
     assert (control.read(), done) == ("last good #1.1", ["last good"])
     control.turn(ONE, Override("choose", "last good #1.2"))
     assert control.read() == NOTHING
+
+
+def test_a_request_may_be_answered_in_another_process(tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    OneShotRequest(lambda what: None, answer.exists, tmp_path / "asked").turn(
+        ONE, Override("choose", "look at it #1.1")
+    )
+    control = OneShotRequest(lambda what: None, answer.exists, tmp_path / "asked")
+    assert control.read() == NOTHING
+    answer.touch()
+    assert control.read() == "look at it #1.1"
+    control.undo(ONE)
+    assert OneShotRequest(lambda what: None, answer.exists, tmp_path / "asked").read() == NOTHING
 
 
 def test_a_request_that_failed_shows_nothing_of_the_one_before() -> None:

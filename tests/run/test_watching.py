@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from premortem.parts.controls import HeldSetting
 from premortem.run import discover
 from premortem.run.evidence import incidents, request
 from premortem.run.guard import Guard
-from premortem.run.watching import Watch
+from premortem.run.watching import Standing, Watch
 
 RISK = '''"""The tank runs over."""
 from dataclasses import dataclass
@@ -221,6 +222,24 @@ def test_a_restart_puts_the_setting_back_and_goes_on_with_windows_and_incident(g
             watch.tick(HEALTHY)
         assert tank.valve.value == "shut"
     assert [(i.verdict, i.after_rung) for i in _incidents(tmp_path)] == [("recovered", "open the valve")]
+
+
+def test_two_days_for_a_person_are_two_days_though_each_assessment_is_a_process(
+    guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = REGISTER.replace("{rung: open the valve}", "{rung: open the valve, request: true, deadline: 2 days}")
+    (tmp_path / "asked.yaml").write_text(asked)
+    asking, began = Guard(tmp_path / "asked.yaml"), time.time()
+
+    def assessed(days: float) -> Standing:
+        monkeypatch.setattr("premortem.run.home.time.time", lambda: began + days * 86_400)
+        by_hand = HeldSetting("shut", lambda value: None, lambda: "shut")
+        with asking.watching(Tank(by_hand), home=tmp_path) as watch:
+            watch.tick(FULL)
+            return watch.standing
+
+    assert [assessed(days).handed_over for days in (0.0, 1.0, 1.9, 2.1)] == [(), (), (), ("TK-1",)]
+    assert "no evidence by its due date" in str([row.record.data for row in _rows(tmp_path, "verified")])
 
 
 def test_what_a_person_acknowledged_is_released_when_the_watch_opens(guard: Guard, tmp_path: Path) -> None:

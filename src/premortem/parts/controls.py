@@ -6,6 +6,7 @@ A workload gives the functions that act on it and read it; the kernel's rule of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from premortem.core.action import Override, OverrideStack, Owner, Setting
 
@@ -55,26 +56,33 @@ class OneShotRequest:
     Args:
         carry_out: does it; given what the rung asks for, such as ``last good``.
         shows: whether its evidence is there now; asked at each read-back.
+        kept: a file that remembers what was asked, where the answer may come to another process: a person's does.
 
     Its rung is IRREVERSIBLE with a name as its override. The kernel gives each try a number, so that no old evidence
     passes for a new try: ``carry_out`` is not given the number, ``read`` shows it.
     """
 
-    def __init__(self, carry_out: Callable[[str], None], shows: Callable[[], bool]) -> None:
-        self._carry_out, self._shows = carry_out, shows
-        self._asked = NOTHING
+    def __init__(self, carry_out: Callable[[str], None], shows: Callable[[], bool], kept: Path | None = None) -> None:
+        self._carry_out, self._shows, self._kept = carry_out, shows, kept
+        self._asked = kept.read_text("utf-8") if kept is not None and kept.exists() else NOTHING
 
     def turn(self, owner: Owner, override: Override) -> None:
         """Carry it out; raises what it raises."""
-        self._asked = NOTHING
+        self._remember(NOTHING)
         request = str(override.by)
         self._carry_out(request.partition(" #")[0])
-        self._asked = request
+        self._remember(request)
 
     def undo(self, owner: Owner) -> None:
         """Nothing can be taken back; what was asked is forgotten."""
-        self._asked = NOTHING
+        self._remember(NOTHING)
 
     def read(self) -> Setting:
         """The request while its evidence shows, else ``nothing``."""
         return self._asked if self._asked != NOTHING and self._shows() else NOTHING
+
+    def _remember(self, request: str) -> None:
+        self._asked = request
+        if self._kept is not None:
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            self._kept.write_text(request, "utf-8")

@@ -87,6 +87,8 @@ class Memory:
     """Ticks, contents that were assessed and detectors' windows, beside the kernel's own memory.
 
     A watch has no bundle that these could go with, so they lie in the ledger; at most a minute of windows is lost.
+    The kernel's seconds go on while no process is here: what a person was given two days for is due after two days,
+    also where each assessment is a process of its own.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -94,7 +96,14 @@ class Memory:
         self._key = f"{driver.run}#watch"
         self._contents: OrderedDict[str, int] = OrderedDict()
         self._kept_at = time.monotonic()
+        self._epoch = time.time()
+        """Wall time at which the kernel's clock stood at 0."""
         self.ticks = 0
+
+    def observed(self) -> None:
+        """One more row was taken."""
+        self.ticks += 1
+        self.keep_if_due()
 
     def is_new(self, content: str) -> bool:
         """Whether this content was not assessed before; it counts as assessed from now on."""
@@ -114,9 +123,11 @@ class Memory:
             if isinstance(own, dict):
                 self.ticks = int(cast("int", own["ticks"]))
                 self._contents = OrderedDict(cast("dict[str, int]", own["contents"]))
+                self._epoch = float(cast("float", own["epoch"]))
                 driver.engine.observer.load(cast("dict[str, object]", own["detectors"]))
             if isinstance(kernel, dict):
-                driver.resume(kernel)
+                tick, seconds = cast("list[float]", kernel["now"])
+                driver.resume({**kernel, "now": [int(tick), max(seconds, time.time() - self._epoch)]})
                 self.ticks = max(self.ticks, driver.engine.desk.tick)
         except (PremortemError, KeyError, TypeError, ValueError) as error:
             what = f"the guard's memory could not be read, its incidents are forgotten: {type(error).__name__}: {error}"
@@ -127,7 +138,12 @@ class Memory:
         """Write all of it now."""
         driver, self._kept_at = self._driver, time.monotonic()
         driver.save_memory()
-        state = {"ticks": self.ticks, "contents": {**self._contents}, "detectors": driver.engine.observer.state()}
+        state = {
+            "ticks": self.ticks,
+            "contents": {**self._contents},
+            "epoch": self._epoch,
+            "detectors": driver.engine.observer.state(),
+        }
         receipt = driver.ledger.save_state(self._key, cast("Plain", state))
         if not receipt.committed:
             what = f"the detectors' windows were not kept: {driver.ledger.health().fault}"

@@ -235,13 +235,13 @@ class Watch:
             self._waiting -= 1
 
     def _observe(self, row: list[float | None]) -> None:
-        self._memory.ticks += 1
+        tick = self.ticks + 1
         seen = {n: v for n, v in zip(self._slots, row, strict=True) if v is not None}
-        self.ledger.note_readings(self.ticks, seen)
+        self.ledger.note_readings(tick, seen)
         self._tell_left_out()
         self._requests.honour_if_due()
-        self.driver.tick(row, self.ticks)
-        self._memory.keep_if_due()
+        self.driver.tick(row, tick)
+        self._memory.observed()
         self._standing = self._stand()
 
     def _tell_left_out(self) -> None:
