@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from premortem.app.cli import check, drill, evidence, explain, gate, new, register, replay, run, supervise, sync
+from premortem.app.cli import check, drill, evidence, explain, gate, infer, new, register, replay, run, supervise, sync
 from premortem.app.cli.exits import guarded_exit, own_streams
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("replay")(replay.replay)
 app.command("supervise", context_settings={"allow_interspersed_args": False})(supervise.supervise)
 app.command("check")(check.check)
 app.command("sync")(sync.sync)
+app.command("infer")(infer.infer)
 app.command("gate")(gate.gate)
 app.add_typer(register.app, name="register")
 app.command("explain")(explain.explain)

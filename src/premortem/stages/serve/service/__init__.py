@@ -10,4 +10,4 @@ from premortem.stages.serve.service.reply import Unknown as Unknown
 from premortem.stages.serve.service.service import Service as Service
 from premortem.stages.serve.service.service import running as running
 from premortem.stages.serve.service.standin import Fallback as Fallback
-from premortem.stages.serve.service.standin import OneByOne as OneByOne
+from premortem.stages.serve.service.standin import MazeWalks as MazeWalks

@@ -66,6 +66,7 @@ class Crew:
         Raises:
             ConfigError, StageError: it cannot be started; nothing is left running.
         """
+        self._start_began = time.monotonic()
         try:
             self._install(await self._start_one())
         except BaseException:

@@ -21,6 +21,7 @@ from premortem.stages.serve.service.controls import Controls
 from premortem.stages.serve.service.crew import Crew, Duties
 from premortem.stages.serve.service.dispatch import Dispatch
 from premortem.stages.serve.service.drain import Drain
+from premortem.stages.serve.service.latency import Samples
 from premortem.stages.serve.service.reply import Answer, Policy, Reason, Refused, Reply, Unknown
 from premortem.stages.serve.service.standin import Fallback
 from premortem.stages.serve.service.tasks import Task, read_puzzle, task_for
@@ -117,9 +118,13 @@ class Service(Controls):
             self.book.withdraw(pending)
             raise
 
+    def refuse_new(self) -> None:
+        """Take no new work from now on; what was accepted goes on."""
+        self._is_closing = True
+
     async def close(self, grace_s: float = 5.0) -> None:
         """Take no new work, finish what was accepted within the grace, and refuse the rest with the reason."""
-        self._is_closing = True
+        self.refuse_new()
         until = time.monotonic() + grace_s
         while len(self.book) and time.monotonic() < until:
             await asyncio.sleep(0.005)
@@ -142,7 +147,16 @@ class Service(Controls):
         """Why it is not ready, in one line."""
         if self._is_closing:
             return "the service is shutting down"
-        return self.crew.fault or "no worker is ready yet"
+        return self.crew.fault or "a worker is warming up"
+
+    @property
+    def samples(self) -> Samples:
+        """Latencies since the last mark, which whoever turns a control sets anew."""
+        return self.book.samples
+
+    def mark(self) -> None:
+        """Begin the latencies anew: only requests accepted from now on count."""
+        self.book.samples.mark(time.monotonic())
 
     @property
     def pending(self) -> int:

@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from premortem.core.errors import ConfigError
 from premortem.stages.serve.service.reply import Pending
+from premortem.stages.train.ppo import PPOPolicy
 
 
 class Walk(Protocol):
@@ -36,24 +39,24 @@ class Fallback(Protocol):
         ...
 
 
-class SolvesOne(Protocol):
-    """A policy that takes one puzzle at a time."""
-
-    def solve(self, tokens: bytes) -> Walk:
-        """The walk of one puzzle."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class OneByOne:
-    """Makes a :class:`Fallback` of a policy that takes one puzzle at a time."""
+class MazeWalks:
+    """A trained :class:`PPOPolicy` as the fallback for mazes."""
 
+    policy: PPOPolicy
     name: str
-    policy: SolvesOne
+
+    @classmethod
+    def load(cls, path: Path) -> MazeWalks:
+        """Raises ConfigError for a file that is not there, StageError for one that is no policy."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: found no file there, expected a fallback policy for mazes")
+        policy = PPOPolicy.load(path)
+        return cls(policy, f"{path.stem}@{policy.sha256[:8]}")
 
     def solve(self, puzzles: Sequence[bytes]) -> Sequence[Walk]:
-        """One walk a puzzle, in order."""
-        return [self.policy.solve(puzzle) for puzzle in puzzles]
+        """One walk a maze, in order."""
+        return self.policy.solve_all(puzzles)
 
 
 class Standin:

@@ -1,0 +1,244 @@
+"""The service over HTTP. Needs the extra ``serve``; nothing else of the service imports this.
+
+``build_app(service)`` gives an ASGI application for a service that is started and closed elsewhere;
+``serve(service, host, port)`` does all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from premortem.core.errors import ConfigError
+from premortem.stages.serve.service.exposition import Exposition
+from premortem.stages.serve.service.reply import Reason, Refused, Unknown
+from premortem.stages.serve.service.schemas import (
+    Health,
+    Models,
+    Problem,
+    Readiness,
+    SolveReply,
+    SolveRequest,
+    plain_reply,
+    plain_scores,
+    whole_seconds,
+)
+from premortem.stages.serve.service.service import Service
+
+MOST_BYTES = 1 << 16
+"""Of a request's body."""
+STATUS: dict[Reason, int] = {
+    "full": 429, "slow": 429, "starting": 503, "closing": 503, "timeout": 504, "worker": 503, "model": 503,
+}  # fmt: skip
+_RETRY = {"Retry-After": {"description": "Whole seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such task, or no such version of its model."},
+    413: {"model": Problem, "description": f"The body is larger than {MOST_BYTES} bytes."},
+    422: {"model": Problem, "description": "Malformed, of a wrong type, or unsolvable."},
+    429: {"model": Problem, "description": "The queue is full, or the wait would be too long.", "headers": _RETRY},
+    503: {"model": Problem, "description": "No worker is ready, or the service is shutting down.", "headers": _RETRY},
+    504: {"model": Problem, "description": "No answer within the time allowed."},
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SolveRequest"}}},
+    }
+}
+
+
+class _TooLargeError(Exception):
+    """The body is larger than is read."""
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application."""
+    app = FastAPI(title="premortem inference", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    _add_solving(app, service)
+    _add_looking(app, service, Exposition(service))
+    _describe_the_body(app)
+    app.exception_handler(HTTPException)(_told)
+    return app
+
+
+def _add_solving(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/solve/{task}", response_model=SolveReply, responses=_RESPONSES, openapi_extra=_BODY)
+    async def solve(task: str, request: Request) -> Response:
+        """Solve one puzzle; the reply says who answered, how deep it thought, and whether the answer is right."""
+        try:
+            given = SolveRequest.model_validate_json(await _body(request))
+            timeout_s = None if given.timeout_ms is None else given.timeout_ms / 1e3
+            reply = await service.answer(given.puzzle, task=task, model=given.model, timeout_s=timeout_s)
+        except Refused as refused:
+            status = STATUS[refused.reason]
+            headers = {} if status == 504 else {"Retry-After": whole_seconds(refused.retry_after_s)}
+            return _problem(status, str(refused), refused.reason, headers)
+        except ValidationError as error:
+            return _problem(422, _first_of(error), "request")
+        except Unknown as error:
+            return _problem(404, str(error), "unknown")
+        except ConfigError as error:
+            return _problem(422, str(error), "request")
+        except _TooLargeError:
+            told = f"the body is larger than {MOST_BYTES} bytes, expected one puzzle"
+            return _problem(413, told, "size", {"Connection": "close"})
+        return Response(msgspec.json.encode(plain_reply(reply)), media_type="application/json")
+
+
+def _add_looking(app: FastAPI, service: Service, exposition: Exposition) -> None:
+    @app.get("/v1/models", response_model=Models)
+    async def models() -> Models:
+        """What is served, in which version, and how well each policy does."""
+        rows = []
+        for name, task in service.tasks.items():
+            standin, model = service.dispatch.standins.get(name), service.crew.models[name]
+            link = service.crew.current
+            rows.append({
+                "task": name, "size": task.size, "cells": task.cells, "largest_token": task.largest,
+                "version": model.version, "load": link.spec.load if link else 0, "depth": service.depth,
+                "policy": service.policy_of(name), "fallback": standin.fallback.name if standin else None,
+                "scores": plain_scores(service.book.scores.get(name, {})),
+            })  # fmt: skip
+        return Models.model_validate({"models": rows})
+
+    @app.get("/healthz", response_model=Health)
+    async def healthz() -> Health:
+        """The process is there, whatever its worker does."""
+        return Health(status="alive")
+
+    @app.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "headers": _RETRY}})
+    async def readyz() -> Response:
+        """Whether every task is answered now."""
+        if service.is_ready:
+            return JSONResponse({"ready": True, "reason": ""})
+        headers = {"Retry-After": whole_seconds(service.crew.ready_in_s)}
+        return JSONResponse({"ready": False, "reason": service.unready}, 503, headers)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Figures for Prometheus, in its text format."""
+        return Response(exposition.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _describe_the_body(app: FastAPI) -> None:
+    """The body is read by hand, so that its size is bounded before anything parses it; OpenAPI must know it still."""
+    original: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = original()
+        body = SolveRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"].setdefault("SolveRequest", body)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > MOST_BYTES:
+        raise _TooLargeError
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise _TooLargeError
+    return bytes(body)
+
+
+def _first_of(error: ValidationError) -> str:
+    """The first mistake in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+def _problem(status: int, text: str, reason: str, headers: dict[str, str] | None = None) -> Response:
+    body = msgspec.json.encode({"error": text, "reason": reason})
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """A path or method that there is not, in the same form as every other error."""
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, str(error.detail), "unknown", dict(error.headers or {}))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn raises the signal again after an orderly shutdown, and ends by it; here the caller's code counts."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to serve on; raises ConfigError where the address cannot be had, such as a port in use."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    line = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        line.bind((host, port))
+        line.listen(2048)
+    except (OSError, OverflowError) as error:
+        line.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
+    return line
+
+
+async def serve(
+    service: Service,
+    line: socket.socket,
+    *,
+    grace_s: float = 10.0,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Start the service and answer until SIGTERM or SIGINT; then finish what was accepted, within the grace.
+
+    It listens from the first moment, so that readiness can be asked while the worker warms up.
+
+    Raises:
+        ConfigError, StageError: the service could not be started.
+    """
+    config = uvicorn.Config(
+        build_app(service), log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )  # fmt: skip
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        service.refuse_new()
+        server.force_exit = server.should_exit  # a second signal waits for nobody
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    answering = loop.create_task(server.serve(sockets=[line]))
+    starting = loop.create_task(service.start())
+    try:
+        await asyncio.wait((answering, starting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and starting.exception() is None:
+            on_ready()
+            await answering
+    finally:
+        server.should_exit = True
+        starting.cancel()
+        await asyncio.gather(answering, starting, return_exceptions=True)
+        await service.close(grace_s if not server.force_exit else 0.0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    if not starting.cancelled() and (error := starting.exception()) is not None:
+        raise error
