@@ -55,7 +55,8 @@ def new(
     screen = console()
     for path in written:
         screen.print(f"written: {path}", markup=False, soft_wrap=True)
-    screen.print(f"\nNow: premortem explain {risk}; pytest {folder}; premortem drill {risk} --seeds 1")
+    now = f"\nNow: premortem explain {risk}; pytest {folder}; premortem drill {risk} --seeds 1"
+    screen.print(now, markup=False, soft_wrap=True)
     if into is not None:
         screen.print(
             f'So that it is found, in your pyproject.toml:\n[project.entry-points."premortem.risks"]\n'
