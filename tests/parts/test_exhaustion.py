@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -49,6 +50,25 @@ def test_it_clears_when_the_growth_has_ended() -> None:
     assert found[-1] is Level.GREEN
 
 
+@settings(max_examples=50, deadline=None)
+@given(start=st.floats(0.1, 0.5), pace=st.floats(0.002, 0.02))
+def test_what_is_left_is_told_by_the_newest_value_and_critical_comes_when_it_is_little(
+    start: float, pace: float
+) -> None:
+    detector, seen = Exhaustion(horizon=100, critical=12), []
+    for i in range(int((1.0 - start) / pace)):
+        level = detector.observe(start + pace * i)
+        left = (1.0 - start) / pace - i
+        if level is Level.GREEN or level is None:
+            assert detector.left() == math.inf
+        else:
+            assert detector.left() == pytest.approx(left, rel=1e-6)
+            seen.append((level, left))
+    assert [level for level, _ in seen] == sorted(level for level, _ in seen)
+    assert all(left <= 12 for level, left in seen if level is Level.CRITICAL)
+    assert all(left > 8 for level, left in seen if level is Level.RED)
+
+
 def test_what_was_freed_ends_the_trend_at_once() -> None:
     detector = Exhaustion(horizon=30)
     for i in range(50):
@@ -61,3 +81,5 @@ def test_what_was_freed_ends_the_trend_at_once() -> None:
 def test_a_horizon_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="horizon"):
         Exhaustion(horizon=0)
+    with pytest.raises(ValueError, match="critical"):
+        Exhaustion(horizon=10, critical=10)

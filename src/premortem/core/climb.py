@@ -2,7 +2,8 @@
 
 One transition a method, each ending in a phase that waits for an outcome or for observations. The laws it
 keeps: a verdict only from verification (1), silence holds (2), rungs say when they apply and alternatives are
-undone (3), tries are capped (9).
+undone (3), tries are capped (9). Where a limit is foreseen, a rung may use half of the observations that are left:
+what is above it must have its turn before the limit does (kernel decision 19).
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class Climb:
         if green is False and window.settled is not None and self._cannot_mend_now(incident):
             self._rung_failed(incident, "a symptom came that it cannot mend")
             return
+        left = self._site.observer.left(incident.watches)
+        if window.has_used_its_half(left) and self._contingency(incident) is not None:
+            self._rung_failed(incident, f"{left:.0f} observations are left to the limit: they are for what is above it")
+            return
         verdict = window.take(self._site.desk.now, green=green, values=self._site.baseline.banded(values))
         if verdict is Verdict.GREEN:
             if self._site.is_in_band(incident, window):
@@ -134,7 +139,15 @@ class Climb:
             return "it cannot mend " + ", ".join(sorted(incident.symptoms - rung.mends))
         if incident.tried.get(rung.name, 0) >= rung.tries:
             return "its tries are spent"
-        return self._site.why_unfit(rung) or None
+        return self._site.why_unfit(rung) or self._why_too_late(incident, rung)
+
+    def _why_too_late(self, incident: Incident, rung: Rung) -> str | None:
+        """A rung whose first fresh observation comes after its half is up is none."""
+        left = self._site.observer.left(incident.watches)
+        least = 1.0 + (rung.settle.amount if rung.settle.unit == "ticks" else 0.0)
+        if left / 2.0 >= least or self._contingency(incident) is None:
+            return None
+        return f"too late for it: {left:.0f} observations are left to the limit"
 
     def _at_the_top(self, incident: Incident) -> None:
         """Steps are judged once all are carried out; a ladder is spent."""
@@ -147,17 +160,19 @@ class Climb:
             self._spent(incident)
 
     def _spent(self, incident: Incident) -> None:
-        last = self._site.entry(incident).contingency
-        if (
-            last is None
-            or last.name in incident.tried
-            or last.control not in self._site.stacks
-            or not last.applies_to(frozenset(incident.symptoms))
-        ):
+        last = self._contingency(incident)
+        if last is None:
             self._site.hand_over(incident, "the ladder is spent")
             return
         incident.tried[last.name] = 1
         self._site.turn(incident, last, Phase.ACTING, why="the ladder is spent")
+
+    def _contingency(self, incident: Incident) -> Rung | None:
+        """What is left when the ladder is spent; ``None`` where that was done, cannot be, or would not help."""
+        last = self._site.entry(incident).contingency
+        if last is None or last.name in incident.tried or last.control not in self._site.stacks:
+            return None
+        return last if last.applies_to(frozenset(incident.symptoms)) else None
 
     def _read_back(self, incident: Incident, outcome: Outcome) -> None:
         rung = incident.acting_rung

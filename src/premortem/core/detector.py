@@ -42,6 +42,15 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class Foresees(Protocol):
+    """A detector that tells how soon a limit is reached: verification must not outlast that."""
+
+    def left(self) -> float:
+        """Observations until then at the present pace; infinite where no limit is in sight."""
+        ...
+
+
+@runtime_checkable
 class HearsSilence(Protocol):
     """A detector for which missing data is itself an observation (kernel decision 6)."""
 

@@ -7,6 +7,8 @@ sabotage campaign all drive this same engine. ``docs/kernel.md`` draws its state
 
 from __future__ import annotations
 
+import math
+
 from premortem.core.action import Outcome
 from premortem.core.baseline import Baseline
 from premortem.core.climb import Climb
@@ -29,8 +31,7 @@ from premortem.core.vigil import Vigil
 _UP = frozenset({Phase.ACTING, Phase.READING, Phase.ASKING, Phase.UNDOING, Phase.UNREADING})
 _DOWN = frozenset({Phase.PEELING, Phase.PEEL_READING, Phase.RESTORING, Phase.RESTORE_READING})
 _SEALING = frozenset({Phase.CONFIRMING, Phase.CLOSING})
-_PEEL_WINDOWS = frozenset({Phase.PEEL_WAITING, Phase.PEEL_VERIFYING, Phase.RESTORE_VERIFYING})
-_WITHOUT_WINDOW = frozenset({Phase.AWAITING, Phase.PEEL_WAITING})
+_PEEL_WINDOWS = frozenset({Phase.PEEL_VERIFYING, Phase.RESTORE_VERIFYING})
 
 
 class Engine:
@@ -50,7 +51,7 @@ class Engine:
         self._climb = Climb(self.site, self._yields, lambda i: self._relapse_watch.open(i))
         self._seal = Seal(self.site, lambda i: self._peel.start(i), self._climb.lost)
         self._relapse_watch = RelapseWatch(self.site, self._climb, self._seal.begin)
-        self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb)
+        self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb.relapsed)
         self._restart = Restart(self, self._climb, self._relapse_watch)
         self._intake = Intake(self)
         self._width = len(plan.signals)
@@ -150,9 +151,9 @@ class Engine:
     # --- the climbing incident ---------------------------------------------------------------
 
     def _carry_on(self, incident: Incident, values: list[float | None]) -> None:
-        if incident.window is None and incident.phase not in _WITHOUT_WINDOW:
+        if incident.window is None and incident.phase is not Phase.AWAITING:
             return
-        if incident.phase is Phase.RELAPSE_WATCH and self._yields(incident):
+        if (incident.phase is Phase.RELAPSE_WATCH or self._is_pressed()) and self._yields(incident):
             return
         self.site.start_again_if_time_went_back(incident)
         green = self.observer.assess(incident.watches)
@@ -223,6 +224,11 @@ class Engine:
         if incident.phase.is_over:
             self.over(incident)
 
+    def _is_pressed(self) -> bool:
+        """Whether a limit is foreseen that does not wait for a verification to end (kernel decision 19)."""
+        critical = [i for i in self.queue if i.level is Level.CRITICAL]
+        return any(self.observer.left(i.watches) < math.inf for i in critical)
+
     def _yields(self, incident: Incident) -> bool:
         """CRITICAL preempts, but only between rungs (kernel decision 4); one without a rung yields to any."""
         red = [i for i in self.queue if self.observer.symptoms(i.watches)]
@@ -230,11 +236,12 @@ class Engine:
             worse = [i for i in red if i.level is Level.CRITICAL]
         else:
             worse = []
-        if incident.phase is Phase.PEEL_WAITING or (incident.phase is Phase.RELAPSE_WATCH and not incident.tried):
+        if incident.phase is Phase.RELAPSE_WATCH and not incident.tried:
             worse = red
         if not worse:
             return False
         self.desk.note("queued", incident.entry, incident, behind=worse[0].number)
+        incident.judged = incident.judged and incident.phase is not Phase.VERIFYING  # what was cut short begins anew
         incident.phase, incident.window = Phase.QUEUED, None
         self.queue.append(incident)
         self.climbing = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 
 from premortem.core.clock import Now
-from premortem.core.detector import Detector, HearsSilence, Level
+from premortem.core.detector import Detector, Foresees, HearsSilence, Level
 from premortem.core.finding import Finding
 from premortem.core.plan import BoundWatch, Plan
 
@@ -31,6 +32,7 @@ class Observer:
         self.names = [f"{w.entry}/{w.risk}/{w.watch.name}" for w in plan.watches]
         self._last_beat: dict[int, float] = {}
         self._listening: list[tuple[int, int, HearsSilence]] = []
+        self._foreseeing: dict[int, Foresees] = {}
         self._hot: list[tuple[int, int, Callable[[float], Level | None]]] = []
         self._arm()
 
@@ -89,6 +91,12 @@ class Observer:
             return False
         return None if any(level is None for level in levels) else True
 
+    def left(self, watches: set[int]) -> float:
+        """Observations until one that is RED now reaches its limit; infinite where none foresees that."""
+        levels = self.levels
+        red = (i for i in watches if i in self._foreseeing and (levels[i] or Level.GREEN) >= Level.RED)
+        return min((self._foreseeing[i].left() for i in red), default=math.inf)
+
     def of_entry(self, entry: str) -> set[int]:
         """The watches of an entry."""
         return {i for i, w in enumerate(self.watches) if w.entry == entry}
@@ -129,6 +137,7 @@ class Observer:
         sound = [(i, bound.slot, self.detectors[i]) for i, bound in enumerate(self.watches) if i not in self.faults]
         self._hot = [(i, slot, d.observe) for i, slot, d in sound if not isinstance(d, HearsSilence)]
         self._listening = [(i, slot, d) for i, slot, d in sound if isinstance(d, HearsSilence)]
+        self._foreseeing = {i: d for i, _, d in sound if isinstance(d, Foresees)}
 
     def _listen(self, values: Sequence[float | None], seconds: float, changes: list[Change]) -> None:
         """Where a detector hears silence, a missing value is assessed by how long it has been missing."""

@@ -62,6 +62,19 @@ class Window:
     sums: dict[str, float] = field(default_factory=dict)
     settled: Now | None = None
     held: int = 0
+    reserve: float | None = None
+    """Observations that are kept for what comes after this rung, where a limit is foreseen."""
+
+    def has_used_its_half(self, left: float) -> bool:
+        """Whether, of the ``left`` observations to a limit when one was first foreseen, only half are left.
+
+        A half each: however fast it grows, and be the forecast wrong by a factor of two, the next rung has its turn.
+        """
+        if left == math.inf:
+            return False
+        if self.reserve is None:
+            self.reserve = left / 2.0
+        return left <= self.reserve
 
     def hold(self, now: Now) -> None:
         """A detector warms up on present values, as after a restore: that is no silence, and the deadline waits."""
