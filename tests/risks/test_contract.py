@@ -45,6 +45,13 @@ def test_its_runbook_says_what_a_person_does(found: FoundRisk) -> None:
 
 
 @every_risk
+def test_its_folder_is_whole(found: FoundRisk) -> None:
+    """One folder = one risk: page, drill, test and runbook stand together."""
+    names = {path.name for path in found.folder.iterdir()}
+    assert names >= {"risk.py", "drill.py", f"test_{found.folder.name}.py", "runbook.md"}
+
+
+@every_risk
 def test_its_page_loads_without_torch_and_numpy(found: FoundRisk) -> None:
     code = f"import sys, importlib; importlib.import_module('{found.package}.risk'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
