@@ -31,7 +31,8 @@ from premortem.core.vigil import Vigil
 _UP = frozenset({Phase.ACTING, Phase.READING, Phase.ASKING, Phase.UNDOING, Phase.UNREADING})
 _DOWN = frozenset({Phase.PEELING, Phase.PEEL_READING, Phase.RESTORING, Phase.RESTORE_READING})
 _SEALING = frozenset({Phase.CONFIRMING, Phase.CLOSING})
-_PEEL_WINDOWS = frozenset({Phase.PEEL_VERIFYING, Phase.RESTORE_VERIFYING})
+_PEEL_WINDOWS = frozenset({Phase.PEEL_WAITING, Phase.PEEL_VERIFYING, Phase.RESTORE_VERIFYING})
+_WITHOUT_WINDOW = frozenset({Phase.AWAITING, Phase.PEEL_WAITING})
 
 
 class Engine:
@@ -51,7 +52,7 @@ class Engine:
         self._climb = Climb(self.site, self._yields, lambda i: self._relapse_watch.open(i))
         self._seal = Seal(self.site, lambda i: self._peel.start(i), self._climb.lost)
         self._relapse_watch = RelapseWatch(self.site, self._climb, self._seal.begin)
-        self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb.relapsed)
+        self._peel = Peel(self.site, self._yields, self._seal.begin, self._climb)
         self._restart = Restart(self, self._climb, self._relapse_watch)
         self._intake = Intake(self)
         self._width = len(plan.signals)
@@ -151,7 +152,7 @@ class Engine:
     # --- the climbing incident ---------------------------------------------------------------
 
     def _carry_on(self, incident: Incident, values: list[float | None]) -> None:
-        if incident.window is None and incident.phase is not Phase.AWAITING:
+        if incident.window is None and incident.phase not in _WITHOUT_WINDOW:
             return
         if (incident.phase is Phase.RELAPSE_WATCH or self._is_pressed()) and self._yields(incident):
             return
@@ -236,7 +237,7 @@ class Engine:
             worse = [i for i in red if i.level is Level.CRITICAL]
         else:
             worse = []
-        if incident.phase is Phase.RELAPSE_WATCH and not incident.tried:
+        if incident.phase is Phase.PEEL_WAITING or (incident.phase is Phase.RELAPSE_WATCH and not incident.tried):
             worse = red
         if not worse:
             return False
