@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from premortem.adapters.transformers import DETECTORS, GuardCallback
 from premortem.core.errors import ConfigError
 from premortem.core.evidence import Record
+from premortem.ledger.ledger import Ledger
 from premortem.stages.train.checkpoint import Shelf
 from premortem.stages.train.guarded.requests import digest
 
@@ -275,12 +276,18 @@ def test_an_unknown_option_and_a_missing_loss_end_the_training_in_one_line(tmp_p
 
 def test_a_loss_of_ones_own_is_told_by_hear(tmp_path: Path) -> None:
     callback = GuardCallback()
+    losses: list[float] = []
 
     class Own(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             loss, logits = model(**inputs)
             callback.hear(loss)
+            losses.append(float(loss.detach()))
             return (loss, logits) if return_outputs else loss
 
     plain = trainer(tmp_path, [callback], Silent(), max_steps=5)
     Own(model=plain.model, args=plain.args, train_dataset=rows(), callbacks=[callback]).train()  # type: ignore[arg-type]
+    with Ledger.open(tmp_path / "premortem" / "ledger.db", run="look") as ledger:
+        told = [reading.value for reading in ledger.readings(signal="loss")]
+    assert told == pytest.approx(losses)
+    assert len(told) == 5
