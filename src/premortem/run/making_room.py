@@ -46,7 +46,7 @@ class MakingRoom:
         forward.precision.on_change = self.fitting.forget
         self._precision = forward.precision
         self._recompute = Recompute(subject.model, self.fitting.forget)
-        self._caches = Caches(gauge, options.caches)
+        self._caches = Caches(gauge, options.caches, self.fitting.look_again)
         self._idle = IdleModels(options.idle_models)
         self.room = Room(self.fitting, forward, self._recompute, self._caches, self._idle)
 

@@ -107,14 +107,18 @@ def test_an_idle_model_leaves_memory_and_comes_back_when_called(tmp_path: Path) 
 
 def test_caches_are_emptied_every_so_many_steps() -> None:
     emptied: list[int] = []
-    control = Caches(HostMemory(), [lambda: emptied.append(1)])
+    seen: list[int] = []
+    control = Caches(HostMemory(), [lambda: emptied.append(1)], lambda: seen.append(len(emptied)))
     for _ in range(8):
         control.stepped()
     assert not emptied
     control.turn(OWNER, Override("cap", 4.0))
+    control.stepped()
+    assert emptied == [1], "with the very next step"
     for _ in range(8):
         control.stepped()
-    assert len(emptied) in (2, 3)
+    assert len(emptied) == 3
+    assert seen == [1, 2, 3]
 
 
 @given(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from premortem.core.errors import StageError
+from premortem.machine.relief import trim
 from premortem.stages.serve.cache import Thought
 from premortem.stages.train.checkpoint import load_bundle, verify_bundle
 from premortem.stages.train.guarded.requests import digest
@@ -141,14 +139,7 @@ def hand_back(device: torch.device | str = "cpu") -> None:
     """Give freed memory back to the system: the allocators would rather keep it for themselves."""
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Any:
-    """glibc's; other C libraries have none, and hand back by themselves."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,12 +11,13 @@ How it is seen
     Every batch: what it needs at its peak, predicted from measured passes (before any: a trial on its first samples),
     over 90 % of what the tightest limit leaves is RED. The real peak of a pass over 90 % of it is RED. An exception
     for want of memory is RED. Memory held between steps that grows at a pace which reaches the limit within 100
-    steps is RED as a leak. A budget of one's own (``memory_budget_gb``) counts as a limit.
+    steps is RED as a leak, within 25 CRITICAL. A budget of one's own (``memory_budget_gb``) counts as a limit.
 
 Ladder
     take the largest batch that fits (32 samples at most) → accumulate gradients (one sample at a time) → recompute
     activations → train in mixed precision. Register entries may add: empty caches (the only rung for a leak) → unload
     idle models. The effective batch stays what it was: a piece's mean loss counts by its share.
+    A rung against a leak may use half of the steps that are left to the limit; the other half is for what comes last.
     Last: stop with a valid checkpoint (a smaller model is a person's decision), or train on the CPU (``contingency``).
 
 Covered / not covered
@@ -60,6 +61,7 @@ class Params:
     largest_batch: int = 32
     leak_limit_share: float = 1.0
     leak_horizon: int = 100
+    leak_critical: int = 25
     leak_block: int = 4
     caches_every: int = 8
     contingency: str = "stop"
@@ -80,7 +82,12 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("memory in use", "memory_share", "batch too large", lambda: Threshold(red=p.share), required=False),
         Watch("exceptions", "ooms", "out of memory", lambda: Threshold(red=0.5)),
         Watch("growth", "memory_held", "leak",
-              lambda: Exhaustion(limit=p.leak_limit_share, horizon=p.leak_horizon, block=p.leak_block), required=False),
+              lambda: Exhaustion(limit=p.leak_limit_share, horizon=p.leak_horizon, block=p.leak_block,
+                                 critical=p.leak_critical), required=False),
+        # near the limit there is no time for long blocks, and only a fast growth reaches it
+        Watch("fast growth", "memory_held", "leak",
+              lambda: Exhaustion(limit=p.leak_limit_share, horizon=p.leak_critical, block=max(1, p.leak_block // 2),
+                                 critical=p.leak_critical / 2), required=False),
     )  # fmt: skip
 
 

@@ -105,7 +105,6 @@ def test_a_batch_that_does_not_fit_is_taken_in_pieces_and_the_losses_are_the_sam
     assert losses == pytest.approx(plain, rel=1e-9)
 
 
-@pytest.mark.xfail(strict=False, reason="known defect: on a busy machine the kernel may kill before the leak is seen")
 def test_a_leak_is_stopped_with_a_valid_checkpoint_before_the_kernel_kills(tmp_path: Path) -> None:
     if not may_limit():
         return

@@ -35,6 +35,8 @@ _PACE = 300.0
 _AT_LEAST_EVERY = 4
 """Passes; what grows from step to step must be seen before it is too late, however short a step is."""
 _NEAR = 0.6
+_SOON = 1 / 32
+"""Of what is left: use that rises so much from one look to the next comes near the limit in time, if not in bytes."""
 _PATIENCE = 64
 """Steps in a row without room until the exception goes on as it came."""
 
@@ -62,6 +64,7 @@ class Fitting:
         self._due = 0.0
         self._spent = 0.0
         self._is_near = True
+        self._is_rising = False
         self._now: tuple[int, float] | None = None
         self._no_room = 0
         self._passes = 0
@@ -105,6 +108,10 @@ class Fitting:
         self.cap.acts = False
         self._observe(None)
 
+    def look_again(self) -> None:
+        """What was seen of memory no longer holds: the next pass looks first."""
+        self._due = 0.0
+
     def forget(self) -> None:
         """Passes are other ones from now on: recomputed, of another precision, on another device."""
         self.fit.forget()
@@ -122,9 +129,12 @@ class Fitting:
         return size
 
     def _plan(self, micro: MicroBatch, size: Size) -> list[int]:
+        former = self.look
         look = self._observe(size.elements)
         if look is None:
             return self._blind(size)
+        if former is not None and look is not former:
+            self._is_rising = look.used - former.used > _SOON * look.left
         if self._trial.is_wanted(look, size.samples):
             self._trial.run(micro.loss_fn, micro.batch, size)
             look = self._observe(size.elements, again=True) or look
@@ -222,8 +232,8 @@ class Fitting:
             self.gauge.trim()
             before = self._observe(elements, again=True)
         self._now = (elements, math.inf if before is None else before.left)
-        self._passes += 1
         is_measured, is_new = self._is_due(elements), elements > self.fit.largest_measured
+        self._passes += 1  # only now: a pass that is measured is one before which memory was looked at
         if is_measured:
             began = time.perf_counter()
             if is_new:
@@ -253,7 +263,8 @@ class Fitting:
     def _is_due(self, elements: int | None) -> bool:
         """Whether memory is looked at now: a size that is new, a limit that is near, or long enough since."""
         is_new = elements is not None and elements > self.fit.largest_measured
-        return is_new or self._is_near or self._passes >= _AT_LEAST_EVERY or time.monotonic() >= self._due
+        is_close = self._is_near or self._is_rising
+        return is_new or is_close or self._passes >= _AT_LEAST_EVERY or time.monotonic() >= self._due
 
     def _observe(self, elements: int | None, *, again: bool = False) -> Look | None:
         if again or self._is_due(elements):

@@ -6,7 +6,6 @@ not be reset, growth of the peak so far is all that can be seen. Other accelerat
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 
 from premortem.machine.memory import peak_resident, reset_peak, resident
 from premortem.machine.reader import MemoryReader
+from premortem.machine.relief import free_in_heap, give_back, trim
 
 _MACHINE = "memory of the machine"
 
@@ -74,16 +74,6 @@ class Gauge(Protocol):
         ...
 
 
-class _MallocInfo(ctypes.Structure):
-    """glibc's ``struct mallinfo2``; ``fordblks``: free bytes in its heap."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
-                     "keepcost")
-    )  # fmt: skip
-
-
 class HostMemory:
     """The memory of this process."""
 
@@ -92,11 +82,6 @@ class HostMemory:
     def __init__(self, budget: float = math.inf) -> None:
         self._reader = MemoryReader()
         self._budget = budget
-        library = ctypes.CDLL(None)  # glibc has both of these
-        self._trim = getattr(library, "malloc_trim", None)
-        self._info = getattr(library, "mallinfo2", None)
-        if self._info is not None:
-            self._info.restype = _MallocInfo
         self._start: int | None = None
 
     def look(self) -> Look | None:
@@ -106,12 +91,9 @@ class HostMemory:
         if found.used is not None and found.allowed is not None:
             used = found.used
             if found.by.startswith("RLIMIT"):
-                used = max(0, used - self._free_in_heap())  # it counts addresses: what malloc keeps, it can use again
+                used = max(0, used - free_in_heap())  # it counts addresses: what malloc keeps, it can use again
             look = Look(used, found.allowed, found.by, found.by != _MACHINE, found.resident)
         return _within(look, found.resident, self._budget)
-
-    def _free_in_heap(self) -> int:
-        return 0 if self._info is None else int(self._info().fordblks)
 
     def begin(self) -> None:
         """Let the resident peak begin here."""
@@ -124,13 +106,11 @@ class HostMemory:
 
     def trim(self) -> None:
         """Let malloc give its free pages back: what it keeps is too scattered for the next pass to use all of it."""
-        if self._trim is not None:
-            self._trim(0)
+        trim()
 
     def tidy(self) -> None:
         """Collect what is unreachable, then trim."""
-        gc.collect()
-        self.trim()
+        give_back()
 
 
 class CudaMemory:

@@ -21,12 +21,17 @@ from premortem.stages.train.guarded.settings import NumberSetting
 
 
 class Caches(NumberSetting):
-    """Steps between two emptyings; by itself none ever is."""
+    """Steps between two emptyings; by itself none ever is.
 
-    def __init__(self, gauge: Gauge, own: Sequence[Callable[[], object]]) -> None:
+    Once turned, they are emptied with the very next step, and ``emptied`` is called after each time: whether it helped
+    is to be seen at once.
+    """
+
+    def __init__(self, gauge: Gauge, own: Sequence[Callable[[], object]], emptied: Callable[[], None]) -> None:
         super().__init__(math.inf)
         self._gauge = gauge
         self._own = tuple(own)
+        self._emptied = emptied
         self._since = 0.0
         self.used = math.inf
         """Between how many steps the last one emptied them."""
@@ -40,6 +45,11 @@ class Caches(NumberSetting):
             for empty in self._own:
                 empty()
             self._gauge.tidy()
+            self._emptied()
+
+    def _set(self, value: Setting) -> None:
+        super()._set(value)
+        self._since = math.inf
 
 
 class IdleModels(NumberSetting):
