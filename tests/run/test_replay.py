@@ -323,6 +323,7 @@ def test_a_bad_log_is_one_clear_line(name: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(content)
     with pytest.raises(ConfigError, match=told) as error:
         replay(tmp_path / "log")
+    assert str(error.value).startswith(f"{tmp_path / 'log'}:")
     assert "\n" not in str(error.value)
 
 

@@ -150,6 +150,9 @@ def test_logging_takes_what_is_a_number_and_says_what_is_not(tmp_path: Path) -> 
     with pytest.warns(RuntimeWarning, match="'note' is no number"):
         tracker.log({"loss": torch.tensor(0.5), "note": "text", "acc": 1, "bad": math.nan}, step=3)
     tracker.log({"note": "text"}, step=4)  # said once
+    with pytest.warns(RuntimeWarning, match="such records are left out"):
+        tracker.log({"loss": 0.5}, step="x")  # type: ignore[arg-type]
+    tracker.log(None, step=5)  # type: ignore[arg-type]
     with pytest.warns(RuntimeWarning, match="premortem sync"):
         assert tracker.close() == 3
     first = Reader(Folder(tmp_path / "r").spool).read(1)[0].record
@@ -161,6 +164,7 @@ def test_logging_takes_what_is_a_number_and_says_what_is_not(tmp_path: Path) -> 
     [
         ({"backends": "mlfow"}, "did you mean 'mlflow'"),
         ({"backends": []}, "found no backend"),
+        ({"backends": None}, "expected names such as 'mlflow'"),
         ({"backends": {"mlflow": "http://me:secret@host"}}, "put it into the environment"),
         ({"run": "../elsewhere"}, "expected letters"),
         ({"mode": "onlin"}, "expected one of online, offline, local"),

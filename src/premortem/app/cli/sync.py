@@ -26,7 +26,8 @@ def sync(
 
     from premortem.stages.tracking.sync import sync as send
 
-    rows = send(spool, wait_s=wait)
+    with console(to_stderr=True).status(f"sending what lies in {spool}: up to {wait:g} s a run"):
+        rows = send(spool, wait_s=wait)
     if as_json:
         emit([asdict(row) for row in rows])
     else:

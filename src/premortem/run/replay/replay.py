@@ -6,7 +6,7 @@ log's, and a command that awaits an outcome hears that nothing is known: there i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from premortem.core.command import Command
 from premortem.core.engine import Engine
 from premortem.core.errors import ConfigError
 from premortem.core.plan import Plan
+from premortem.core.signal import Signal
 from premortem.registers.schema import Entry
 from premortem.run.bind import bind, bind_risks
 from premortem.run.guard import Guard
@@ -75,7 +76,7 @@ def replay(
     entries, left_out = _of_training(guard)
     offered = offered_signals(entries, guard.file.register)
     with opened(path, only) as log:
-        columns = resolve(log.names, given or {}, [signal.name for signal in offered])
+        columns = _columns(path, log, given or {}, offered)
         workload = ReplayWorkload(offered, columns.signals.values())
         plan = bind(entries, workload, guard.file.register)
         found = Replayed(path, log.kind, guard.file.register, columns, plan, left_out)
@@ -96,6 +97,14 @@ def _of_training(guard: Guard) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
             "name another with --register"
         )
     return mine, tuple(e.id for e in guard.active if e not in mine)
+
+
+def _columns(path: Path, log: Log, given: Mapping[str, str], offered: Sequence[Signal]) -> Columns:
+    try:
+        return resolve(log.names, given, [signal.name for signal in offered])
+    except ConfigError as error:
+        where = "" if str(error).startswith("--") else f"{path}: "
+        raise ConfigError(f"{where}{error}") from None
 
 
 def _walk(log: Log, found: Replayed) -> None:

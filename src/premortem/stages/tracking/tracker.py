@@ -61,12 +61,18 @@ class Tracker:
     def log(self, metrics: Mapping[str, object], step: int) -> None:
         """Keep the values of a step: numbers, or tensors of one element (which a device is asked for).
 
-        What is no number is left out with one warning. Raises nothing.
+        What is no number is left out with one warning, and so is a record whose step is none. Raises nothing.
         """
-        values, refused = require_numbers(dict(metrics))
+        try:
+            values, refused = require_numbers(dict(metrics))
+            at = int(step)
+        except (TypeError, ValueError, OverflowError):
+            self._warn(f"tracker: found metrics {metrics!r:.60} at the step {step!r:.60}, expected names with numbers "
+                       "at a whole number; such records are left out", "record")  # fmt: skip
+            return
         for name in refused:
             self._warn(f"tracker: {name!r} is no number and is left out", name)
-        if self.spool.append(int(step), time.time(), values):
+        if self.spool.append(at, time.time(), values):
             if self.spool.last % _LOOK_EVERY == 0:
                 self.ensure_sender()
         elif self.spool.fault:
@@ -228,7 +234,10 @@ def _same(found: RunInfo, wanted: RunInfo, folder: Folder) -> RunInfo:
 
 
 def _places(backends: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    names = [backends] if isinstance(backends, str) else list(backends)
+    try:
+        names = [backends] if isinstance(backends, str) else list(backends)
+    except TypeError:
+        raise ConfigError(f"tracker: found the backends {backends!r}, expected names such as 'mlflow'") from None
     if not names:
         raise ConfigError("tracker: found no backend, expected at least one of mlflow, tensorboard, wandb")
     given = backends if isinstance(backends, Mapping) else {}
