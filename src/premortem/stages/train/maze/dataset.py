@@ -48,7 +48,13 @@ class MazeConfig:
     kinds: tuple[Kind, ...] = ("corridors", "field")
     """Taken in turn."""
     min_length: int = 3
-    """Steps between start and goal at least."""
+    """Steps between start and goal at least, in training mazes."""
+    held_out_min_length: int = 3
+    """The same in held-out mazes. Short ways teach the rules before long ones need them."""
+    unique: bool = False
+    """Whether training mazes have a single shortest path."""
+    held_out_unique: bool = False
+    """Whether held-out mazes have."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,23 +115,34 @@ def make_split(config: MazeConfig) -> MazeSplit:
                 f"mazes of size {config.size}: found {len(found)} layouts that no symmetry joins, expected {wanted}; "
                 "ask for fewer, or for a larger size"
             )
-        if form not in found and place_ends(layout, config.min_length, rng) is not None:
+        if form not in found and _has_ends(config, layout, rng):
             found[form] = layout
     layouts = rng.sample(list(found.values()), wanted)
     train, held_out = layouts[: config.train_layouts], layouts[config.train_layouts :]
     return MazeSplit(
-        _place_all(config, train, config.mazes_per_layout),
-        _place_all(config, held_out, config.held_out_mazes_per_layout),
+        _place_all(config, train, config.mazes_per_layout, held_out=False),
+        _place_all(config, held_out, config.held_out_mazes_per_layout, held_out=True),
     )
 
 
-def _place_all(config: MazeConfig, layouts: list[bytes], per_layout: int) -> Mazes:
+def _has_ends(config: MazeConfig, layout: bytes, rng: Random) -> bool:
+    """Whether a layout may stand on either side."""
+    return all(_place(config, layout, rng, held_out=side) is not None for side in (False, True))
+
+
+def _place(config: MazeConfig, layout: bytes, rng: Random, *, held_out: bool) -> bytes | None:
+    if held_out:
+        return place_ends(layout, config.held_out_min_length, rng, unique=config.held_out_unique)
+    return place_ends(layout, config.min_length, rng, unique=config.unique)
+
+
+def _place_all(config: MazeConfig, layouts: list[bytes], per_layout: int, *, held_out: bool) -> Mazes:
     """``per_layout`` pairs of ends in each layout; a maze that comes up twice is kept once."""
     rows: dict[bytes, None] = {}
     for layout in layouts:
         rng = Random(f"maze ends {config.seed} {layout.hex()}")
         for _ in range(per_layout):
-            maze = place_ends(layout, config.min_length, rng)
+            maze = _place(config, layout, rng, held_out=held_out)
             assert maze is not None  # checked when the layout was drawn
             rows[maze] = None
     return gather(list(rows))

@@ -10,7 +10,7 @@ from random import Random
 from typing import Literal
 
 from premortem.stages.train.maze.grid import FREE, GOAL, START, WALL, neighbours
-from premortem.stages.train.maze.paths import distances
+from premortem.stages.train.maze.paths import count_ways, distances
 
 Kind = Literal["corridors", "field"]
 LOOPS = (0.0, 0.4)
@@ -63,17 +63,19 @@ def _field(size: int, rng: Random) -> bytes:
     return bytes(WALL if rng.random() < share else FREE for _ in range(size * size))
 
 
-def place_ends(layout: bytes, min_length: int, rng: Random) -> bytes | None:
+def place_ends(layout: bytes, min_length: int, rng: Random, *, unique: bool = False) -> bytes | None:
     """The layout with a start and a goal at least ``min_length`` steps apart; ``None`` where it has none such.
 
     The start is uniform over cells that have a far enough partner, the distance uniform over those that it has:
-    long ways are rare, and uniform partners would hardly teach them.
+    long ways are rare, and uniform partners would hardly teach them. ``unique`` takes only pairs that a single shortest
+    path joins.
     """
     free = [cell for cell, token in enumerate(layout) if token == FREE]
     for start in rng.sample(free, len(free)):
         by_distance: dict[int, list[int]] = {}
+        ways = count_ways(layout, start)
         for cell, steps in enumerate(distances(layout, start)):
-            if steps >= max(1, min_length):
+            if steps >= max(1, min_length) and (ways[cell] == 1 or not unique):
                 by_distance.setdefault(steps, []).append(cell)
         if by_distance:
             goal = rng.choice(by_distance[rng.choice(sorted(by_distance))])

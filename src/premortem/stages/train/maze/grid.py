@@ -45,7 +45,8 @@ def read_maze(given: Sequence[int], size: int = 0) -> bytes:
         )
     if (maze.count(START), maze.count(GOAL)) != (1, 1):
         raise ConfigError(
-            f"maze: found {maze.count(START)} starts and {maze.count(GOAL)} goals, expected one of each (tokens 2 and 3)"
+            f"maze: found {maze.count(START)} starts (token 2) and {maze.count(GOAL)} goals (token 3), "
+            "expected one of each"
         )
     return maze
 

@@ -58,16 +58,20 @@ def shortest_paths(maze: bytes) -> Iterator[Path]:
         stack.extend((*path, near) for near in reversed(nearer))
 
 
-def count_shortest_paths(maze: bytes) -> int:
-    """How many shortest paths there are, without listing them; 0 for an unsolvable maze."""
-    start = maze.index(START)
-    away = distances(maze, maze.index(GOAL))
+def count_ways(maze: bytes, origin: int) -> list[int]:
+    """How many shortest paths lead from ``origin`` to every cell, without listing them; 0 where none does."""
+    away = distances(maze, origin)
     beside = neighbours(side_of(maze))
     ways = [0] * len(maze)
-    ways[maze.index(GOAL)] = 1
+    ways[origin] = 1
     for cell in sorted((cell for cell in range(len(maze)) if away[cell] > 0), key=away.__getitem__):
         ways[cell] = sum(ways[near] for near in beside[cell] if away[near] == away[cell] - 1)
-    return ways[start]
+    return ways
+
+
+def count_shortest_paths(maze: bytes) -> int:
+    """How many shortest paths there are from start to goal; 0 for an unsolvable maze."""
+    return count_ways(maze, maze.index(GOAL))[maze.index(START)]
 
 
 def mark(maze: bytes, path: Sequence[int]) -> bytes:

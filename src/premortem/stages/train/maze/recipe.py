@@ -64,7 +64,7 @@ class TrainedHRM:
     cpu_s: float
 
 
-def train_hrm(  # noqa: PLR0913 - all keyword-only but the data
+def train_hrm(
     split: MazeSplit,
     *,
     config: HRMConfig | None = None,

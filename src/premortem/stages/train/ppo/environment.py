@@ -17,7 +17,7 @@ ARRIVED = 1.0
 STUCK = -1.0
 
 
-class MazeWalk(gymnasium.Env[View, int]):
+class MazeWalk(gymnasium.Env[View, np.int64]):
     """One walk an episode, in a maze drawn at random, turned and mirrored at random.
 
     Observation: (C,) tokens, as HRM's, with START at the walker and PATH where it has been; neither distances nor the
@@ -43,7 +43,7 @@ class MazeWalk(gymnasium.Env[View, int]):
         self._walker = Walker(self._mazes[self._number])
         return self._walker.view.copy(), {}
 
-    def step(self, action: int) -> tuple[View, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[View, float, bool, bool, dict[str, Any]]:
         """One move. Terminated at the goal and in a dead end; truncated after twice as many moves as cells."""
         walker, away = self._walker, self._distances()
         before, self._tries = away[walker.cell], self._tries + 1

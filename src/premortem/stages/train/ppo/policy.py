@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from premortem.core.errors import ConfigError, StageError
-from premortem.stages.train.maze import read_maze, shortest_length, side_of
+from premortem.stages.train.maze import read_maze, shortest_length
 from premortem.stages.train.ppo.network import WalkNet, WalkNetConfig
 from premortem.stages.train.ppo.walk import View, Walk, Walker
 
@@ -93,7 +93,8 @@ class PPOPolicy:
         try:
             if said.get("format") != FORMAT:
                 raise KeyError
-            net = WalkNet(WalkNetConfig(**json.loads(said["net"])))
+            with torch.random.fork_rng(devices=[]):  # the draws of a fresh net are thrown away; nobody's stream moves
+                net = WalkNet(WalkNetConfig(**json.loads(said["net"])))
             origin = json.loads(said["origin"])
             net.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

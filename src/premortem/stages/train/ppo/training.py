@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -19,24 +20,7 @@ from premortem.stages.train.maze import MOVES, Mazes
 from premortem.stages.train.ppo.environment import MazeWalk
 from premortem.stages.train.ppo.network import WalkNet, WalkNetConfig
 from premortem.stages.train.ppo.policy import PPOPolicy
-
-
-@dataclass(frozen=True)
-class PPORecipe:
-    """How the policy is trained; names are those of stable-baselines3's PPO."""
-
-    total_timesteps: int
-    net: WalkNetConfig = field(default_factory=WalkNetConfig)
-    n_envs: int = 64
-    n_steps: int = 32
-    batch_size: int = 256
-    n_epochs: int = 3
-    learning_rate: float = 2e-3
-    """At the start; falls linearly to nothing."""
-    gamma: float = 0.95
-    gae_lambda: float = 0.9
-    ent_coef: float = 0.01
-    max_grad_norm: float = 0.5
+from premortem.stages.train.ppo.recipe import PPORecipe, ppo_recipe
 
 
 class WholeNet(BaseFeaturesExtractor):
@@ -68,9 +52,9 @@ class WalkPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
-        self.action_net = _Columns(0, len(MOVES))
-        self.value_net = _Columns(len(MOVES), len(MOVES) + 1)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.add_module("action_net", _Columns(0, len(MOVES)))
+        self.add_module("value_net", _Columns(len(MOVES), len(MOVES) + 1))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
 class _Limit(BaseCallback):
@@ -95,11 +79,13 @@ class TrainedPPO:
     cpu_s: float
 
 
-def train_ppo(mazes: Mazes, recipe: PPORecipe, *, seed: int = 0, minutes: float = 10.0) -> TrainedPPO:
+def train_ppo(mazes: Mazes, recipe: PPORecipe | None = None, *, seed: int = 0, minutes: float = 10.0) -> TrainedPPO:
     """Train on ``mazes``, turned and mirrored, until the recipe's steps are done or the minutes have passed.
 
-    torch's global stream is put back afterwards; SB3 seeds it, numpy's and Python's, which are the caller's to mind.
+    ``recipe`` is :func:`ppo_recipe` of the mazes' size where ``None``. torch's global stream is put back afterwards;
+    SB3 seeds it, numpy's and Python's, which are the caller's to mind.
     """
+    recipe = recipe or ppo_recipe(mazes.size)
     with torch.random.fork_rng(devices=[]):
         agent = make_agent(mazes, recipe, seed)
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -116,13 +102,12 @@ def train_ppo(mazes: Mazes, recipe: PPORecipe, *, seed: int = 0, minutes: float 
 
 def make_agent(mazes: Mazes, recipe: PPORecipe, seed: int) -> PPO:
     """An untrained agent of stable-baselines3."""
-    settings = asdict(recipe)
-    for ours in ("total_timesteps", "net", "n_envs", "learning_rate"):
-        del settings[ours]
+    theirs = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "max_grad_norm")
+    settings = {name: getattr(recipe, name) for name in theirs}
     return PPO(
         WalkPolicy,
         DummyVecEnv([lambda: MazeWalk(mazes)] * recipe.n_envs),
-        learning_rate=lambda left: recipe.learning_rate * left,
+        learning_rate=lambda left: recipe.learning_rate * max(left, recipe.final_share),
         seed=seed,
         device="cpu",
         policy_kwargs={
@@ -139,6 +124,4 @@ def export(agent: PPO, origin: dict[str, str]) -> PPOPolicy:
     """What the agent has learned, apart from stable-baselines3."""
     trained = agent.policy.features_extractor
     assert isinstance(trained, WholeNet)
-    net = WalkNet(trained.net.config)
-    net.load_state_dict(trained.net.state_dict())
-    return PPOPolicy(net, origin)
+    return PPOPolicy(copy.deepcopy(trained.net), origin)

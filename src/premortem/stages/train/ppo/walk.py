@@ -24,7 +24,7 @@ class Walk:
 
     Attributes:
         tokens: the maze with the path marked, in the form of HRM's answers; of a walk that did not reach the goal,
-            every cell that it trod.
+            every cell that it trod, which is no path unless the cap stopped it right beside the goal.
         steps: taken, short cuts not yet cut.
         reached: whether it ended at the goal.
     """
