@@ -7,11 +7,17 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 import weakref
+from functools import partial
 from typing import Protocol
+
+from premortem.machine.threads import Begun, begin
 
 INTERVAL_S = 0.5
 """Half of the second that readings may lose: a flush takes time, too."""
+_AGAIN_S = 10.0
+"""Until a thread is tried again where none began: each try may wait."""
 
 
 class Flushed(Protocol):
@@ -36,35 +42,47 @@ class Flushed(Protocol):
 
 
 class Flusher:
-    """A daemon thread that flushes twice a second. It holds its writer weakly: a forgotten ledger ends it."""
+    """A daemon thread that flushes twice a second. It holds its writer weakly: a forgotten ledger ends it.
+
+    Where memory is too short for a thread, what waits is written by whoever notes it, as often.
+    """
 
     def __init__(self, writer: Flushed) -> None:
         self._writer = weakref.ref(writer)
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: Begun | None = None
+        self._failed_at: float | None = None
+        self._flushed_at = 0.0
 
     def start(self) -> None:
-        """Begin, unless it runs."""
-        if self._thread is None:
+        """Begin, unless it runs or was tried a moment ago."""
+        if self._thread is not None:
+            return
+        if self._failed_at is None or time.monotonic() >= self._failed_at + _AGAIN_S:
             self._stopped.clear()
-            self._thread = threading.Thread(
-                target=_flush_until,
-                args=(self._writer, self._wake, self._stopped),
-                name="premortem-ledger",
-                daemon=True,
-            )
-            try:
-                self._thread.start()
-            except (
-                RuntimeError
-            ):  # no memory for a thread now: what waits is written with the next record, or at the end
-                self._thread = None
+            self._thread = begin(partial(_flush_until, self._writer, self._wake, self._stopped))
+            self._failed_at = time.monotonic() if self._thread is None else None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether no thread could be begun: the caller writes."""
+        return self._failed_at is not None
 
     def wake(self) -> None:
         """Flush now: the buffer is large."""
         self.start()
         self._wake.set()
+        if self.is_missing:
+            self.flush_here()
+
+    def flush_here(self) -> None:
+        """Flush in the caller's own thread, if it is time; and see whether a thread can be begun by now."""
+        writer = self._writer()
+        if writer is not None and time.monotonic() >= self._flushed_at + INTERVAL_S:
+            writer.flush()
+            self._flushed_at = time.monotonic()
+            self.start()
 
     def stop(self) -> None:
         """End the thread and wait for it; it can be started again."""
@@ -72,7 +90,7 @@ class Flusher:
         if thread is not None:
             self._stopped.set()
             self._wake.set()
-            if thread is not threading.current_thread():
+            if not thread.is_current:
                 thread.join()
 
 

@@ -98,6 +98,8 @@ class Writer:
             self._flusher.start()
         elif waiting == _FULL_BUFFER:
             self._flusher.wake()
+        elif self._flusher.is_missing:
+            self._flusher.flush_here()
 
     def flush(self) -> None:
         """Write what is spooled, then the readings, as far as possible."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from premortem.machine.threads import Begun, begin
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._hanging: dict[str, threading.Thread] = {}
+        self._hanging: dict[str, Begun] = {}
 
     def run(self, lane: str, act: Callable[[], T]) -> Answer[T]:
         """Call ``act``; never raises what it raises, never waits longer than the patience."""
@@ -43,10 +44,8 @@ class Patience:
             except Exception as error:
                 answers.append(Answer(error=error, why=f"{type(error).__name__}: {error}"))
 
-        thread = threading.Thread(target=body, name=f"premortem-{lane}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no memory for a thread, where memory is what runs short: better late than never
+        thread = begin(body)
+        if thread is None:  # no memory for a thread, where memory is what runs short: better late than never
             body()
             return answers[0]
         thread.join(self.seconds)
