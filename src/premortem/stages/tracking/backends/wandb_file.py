@@ -29,7 +29,7 @@ def last_step(folder: Path, run_id: str) -> int:
 def rows(path: Path) -> Iterator[dict[str, str]]:
     """Each whole history row of a run file: JSON text by name."""
     for content in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(content)  # type: ignore[attr-defined]
+        record = wandb_internal_pb2.Record.FromString(content)
         if record.WhichOneof("record_type") == "history":
             yield {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
 
