@@ -224,6 +224,34 @@ def test_a_restart_puts_the_setting_back_and_goes_on_with_windows_and_incident(g
     assert [(i.verdict, i.after_rung) for i in _incidents(tmp_path)] == [("recovered", "open the valve")]
 
 
+def test_contents_are_counted_over_processes_and_a_finding_is_told_once(guard: Guard, tmp_path: Path) -> None:
+    """A window that began anew with each process would neither fill nor end."""
+    opened: list[tuple[str, ...]] = []
+    (tmp_path / "valve").write_text("shut")
+    for number, row in enumerate([FULL, FULL, HEALTHY, *[HEALTHY] * 12]):
+        valve = HeldSetting("shut", (tmp_path / "valve").write_text, (tmp_path / "valve").read_text)
+        with guard.watching(Tank(valve), home=tmp_path) as watch:
+            watch.assess(f"content {number}", row)
+            opened.append(watch.standing.open)
+    assert opened[0] == ("TK-1",)
+    assert opened[-1] == ()
+    found = _incidents(tmp_path)
+    assert [(i.verdict, i.after_rung, i.ticks) for i in found] == [("recovered", "open the valve", 6)]
+    levels = [row.record.data["level"] for row in _rows(tmp_path, "finding")]
+    assert levels == ["RED", "GREEN"]
+
+
+def test_a_verification_that_no_content_passes_ends_at_its_deadline_over_processes(
+    guard: Guard, tmp_path: Path
+) -> None:
+    (tmp_path / "valve").write_text("shut")
+    for number in range(8):
+        valve = HeldSetting("shut", (tmp_path / "valve").write_text, (tmp_path / "valve").read_text)
+        with guard.watching(Tank(valve), home=tmp_path) as watch:
+            watch.assess(f"content {number}", FULL)
+    assert [(i.verdict, [r.verdict for r in i.rungs]) for i in _incidents(tmp_path)] == [("handed over", ["failed"])]
+
+
 def test_two_days_for_a_person_are_two_days_though_each_assessment_is_a_process(
     guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

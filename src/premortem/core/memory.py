@@ -47,6 +47,46 @@ def load_memory(engine: Engine, state: Mapping[str, object]) -> list[tuple[str, 
     return _strangers(engine, saved["settings"], by_number)
 
 
+def window_in_flight(engine: Engine) -> dict[str, object] | None:
+    """How far the climbing incident's verification or relapse watch has come; ``None`` where neither is open.
+
+    It is no part of :func:`memory`: a workload that died with its process must be seen healthy anew. Only where the
+    workload lives on between two processes, as a file or a repository does, may a window go on (kernel decision 2).
+    """
+    incident = engine.climbing
+    window = None if incident is None else incident.window
+    if incident is None or window is None:
+        return None
+    since, settled = incident.since, window.settled
+    return {
+        "incident": incident.number, "phase": incident.phase.value, "rung": incident.current and incident.current.name,
+        "opened": [window.opened.tick, window.opened.seconds],
+        "settled": None if settled is None else [settled.tick, settled.seconds],
+        "since": None if since is None else [since.tick, since.seconds],
+        "green": window.green, "against": window.against, "held": window.held, "sums": dict(window.sums),
+    }  # fmt: skip
+
+
+def go_on_with_window(engine: Engine, saved: Mapping[str, Any]) -> None:
+    """Count on where :func:`window_in_flight` was; to be called once the engine is loaded and its settings are read.
+
+    Raises:
+        KeyError: a number is missing.
+    """
+    incident = engine.climbing
+    window = None if incident is None else incident.window
+    if incident is None or window is None:
+        return
+    rung = incident.current and incident.current.name
+    if (saved["incident"], saved["phase"], saved["rung"]) != (incident.number, incident.phase.value, rung):
+        return  # a setting had to be turned again, or it stands elsewhere: what was counted is not about this
+    window.opened = Now(*saved["opened"])
+    window.settled = None if saved["settled"] is None else Now(*saved["settled"])
+    incident.since = None if saved["since"] is None else Now(*saved["since"])
+    window.green, window.against, window.held = saved["green"], saved["against"], saved["held"]
+    window.sums = dict(saved["sums"])
+
+
 def _strangers(
     engine: Engine, settings: Mapping[str, Any], incidents: Mapping[int, Incident]
 ) -> list[tuple[str, Owner]]:  # fmt: skip

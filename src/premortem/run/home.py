@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from premortem.core.detector import Level
 from premortem.core.errors import ConfigError, PremortemError, StageError
 from premortem.core.evidence import Plain
+from premortem.core.memory import go_on_with_window, window_in_flight
 from premortem.run.driver import Driver
 from premortem.run.evidence import open_requests
 
@@ -124,10 +126,13 @@ class Memory:
                 self.ticks = int(cast("int", own["ticks"]))
                 self._contents = OrderedDict(cast("dict[str, int]", own["contents"]))
                 self._epoch = float(cast("float", own["epoch"]))
-                driver.engine.observer.load(cast("dict[str, object]", own["detectors"]))
+                self._recall_detectors(own)
             if isinstance(kernel, dict):
                 tick, seconds = cast("list[float]", kernel["now"])
                 driver.resume({**kernel, "now": [int(tick), max(seconds, time.time() - self._epoch)]})
+                window = own.get("window") if isinstance(own, dict) else None
+                if isinstance(window, dict):
+                    go_on_with_window(driver.engine, window)
                 self.ticks = max(self.ticks, driver.engine.desk.tick)
         except (PremortemError, KeyError, TypeError, ValueError) as error:
             what = f"the guard's memory could not be read, its incidents are forgotten: {type(error).__name__}: {error}"
@@ -138,16 +143,30 @@ class Memory:
         """Write all of it now."""
         driver, self._kept_at = self._driver, time.monotonic()
         driver.save_memory()
+        observer = driver.engine.observer
+        levels = [None if level is None else int(level) for level in observer.levels]
         state = {
             "ticks": self.ticks,
             "contents": {**self._contents},
             "epoch": self._epoch,
-            "detectors": driver.engine.observer.state(),
+            "detectors": observer.state(),
+            "levels": dict(zip(observer.names, levels, strict=True)),
+            # what is assessed by its content lives on between two processes, and so does what was counted of it
+            "window": window_in_flight(driver.engine) if self._contents else None,
         }
         receipt = driver.ledger.save_state(self._key, cast("Plain", state))
         if not receipt.committed:
             what = f"the detectors' windows were not kept: {driver.ledger.health().fault}"
             driver.carry_out(driver.engine.guard_fault(what))
+
+    def _recall_detectors(self, own: dict[str, Plain]) -> None:
+        """Windows, and what was last said of each: a finding is a change, and a restart changes nothing."""
+        observer = self._driver.engine.observer
+        fresh = observer.load(cast("dict[str, object]", own["detectors"]))
+        levels = cast("dict[str, int | None]", own["levels"])
+        for i, name in enumerate(observer.names):
+            level = None if name in fresh else levels.get(name)
+            observer.levels[i] = None if level is None else Level(level)
 
     def keep_if_due(self) -> None:
         """Write it once a minute."""
