@@ -73,6 +73,13 @@ def test_ratio_to_best_does_not_take_the_luckiest_batch_for_its_reference() -> N
     assert _first(detector, [100.0] * 3) is not None
 
 
+def test_ratio_to_best_of_three_in_a_row_is_yellow_for_one_wild_batch_and_red_for_an_explosion() -> None:
+    detector = shelf.RatioToBest(memory=12, in_row=3)
+    assert _last(detector, [2.0] * 50) is GREEN
+    assert [detector.observe(v) for v in (2e4, 2.0, 2e4, 2e4, 2.0)] == [YELLOW, GREEN, YELLOW, YELLOW, GREEN]
+    assert [detector.observe(2e4) for _ in range(4)] == [YELLOW, YELLOW, RED, RED]
+
+
 def test_ratio_to_best_does_not_accuse_tenfold_of_nothing() -> None:
     assert _first(shelf.RatioToBest(floor=0.05), [1e-6] * 50 + [1e-3, 0.1, 0.4]) is None
 
@@ -149,6 +156,13 @@ def test_shift_does_not_take_the_end_of_a_fall_for_a_rise(shape: str) -> None:
         "periodic": [v * (1 + 0.05 * math.sin(i / 8)) for i, v in enumerate(_noise(8, 1500, sigma=0.01))],
     }
     assert _first(shelf.Shift(), streams[shape]) is None
+
+
+def test_rising_with_a_clip_is_not_moved_by_one_wild_batch_but_by_a_run_that_climbs_away() -> None:
+    wild, climbing = [2.0] * 150 + [2e4] + [2.0] * 100, [2.0] * 150 + [2.0 * 1.3**i for i in range(20)]
+    assert _first(shelf.Rising(), wild) is not None
+    assert _first(shelf.Rising(clip=3.0), wild) is None
+    assert _first(shelf.Rising(clip=3.0), climbing) is not None
 
 
 def test_rising_sees_the_slope_and_agrees_with_a_plain_regression() -> None:

@@ -183,6 +183,7 @@ class Climb:
         if rung.ends_run:
             self._site.stand(incident, rung)
             told = "" if fits else ", and its setting was not read back"
+            self._site.has_ended |= fits
             self._site.hand_over(incident, f"the ladder is spent: {rung.name}{told}")
         elif not fits:
             self._not_in_force(incident, rung)
@@ -218,12 +219,15 @@ class Climb:
             self._site.undo(incident, rung, Phase.UNDOING)
 
     def _rung_failed(self, incident: Incident, why: str) -> None:
-        """Verified, and it did not help: a cumulative rung stays, an alternative is undone."""
+        """Verified, and it did not help: a cumulative rung stays, an alternative is undone, a restore is taken back."""
         rung = incident.acting_rung
         self._note(incident, rung, "failed", why)
         incident.window = None
         self._site.refresh_symptoms(incident)
-        self.start(incident)
+        if rung.taken_back:
+            self._site.undo(incident, rung, Phase.UNDOING)
+        else:
+            self.start(incident)
 
     def _unread(self, incident: Incident, outcome: Outcome) -> None:
         if self._site.matches(incident, outcome):

@@ -205,8 +205,11 @@ class Engine:
     # --- the queue ---------------------------------------------------------------------------
 
     def _next_in_queue(self) -> None:
-        """What is RED now comes first, the worst of it; what went quiet meanwhile must still be seen healthy."""
-        while self.climbing is None and self.queue and not self._restart.is_open:
+        """What is RED now comes first, the worst of it; what went quiet meanwhile must still be seen healthy.
+
+        In a run that was ended the rest waits for the next one: a restore would change the weights that were kept.
+        """
+        while self.climbing is None and self.queue and not (self._restart.is_open or self.site.has_ended):
             self.queue.sort(key=lambda i: (not self.observer.symptoms(i.watches), -i.level, i.number))
             incident = self.climbing = self.queue.pop(0)
             self._take_up(incident)

@@ -17,7 +17,7 @@ class Relation(Enum):
     ALTERNATIVE = "alternative"
     """Undone before the next rung is tried."""
     IRREVERSIBLE = "irreversible"
-    """Cannot be undone (a restore, a deletion): never peeled."""
+    """Nothing to be taken off after recovery (a restore, a deletion): never peeled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Rung:
             at each observation until then (kernel decision 12).
         peel_after: name of a watch of the entry that sees the cause itself. After recovery the rung stays until that
             watch is GREEN, and only then is it tried without; left out, it is tried at once.
+        taken_back: a request whose control can take it back: undone when it did not help, before the next rung. What
+            it leaves then is the control's word; it is still never peeled.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Rung:
     ends_run: bool = False
     due: Duration | None = None
     peel_after: str | None = None
+    taken_back: bool = False
 
     @property
     def is_one_shot(self) -> bool:

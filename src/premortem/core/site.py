@@ -26,6 +26,8 @@ class Site:
         self.baseline = baseline
         self.desk = desk
         self.stacks = {name: OverrideStack(base) for name, base in plan.bases.items()}
+        self.has_ended = False
+        """A rung that ends the run is in force: nothing is turned any more."""
         self._witnesses = [(c, plan.slot(s)) for c, s in plan.witnesses.items() if c in self.stacks]
 
     def entry(self, incident: Incident) -> BoundEntry:

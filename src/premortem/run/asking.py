@@ -13,10 +13,16 @@ from premortem.stages.train.guarded.stepper import Stepped, Stepper
 
 
 class Asking:
-    """What the ladder may ask of a run once. ``on_skipped`` is called when the skip list has grown."""
+    """What the ladder may ask of a run once.
 
-    def __init__(self, stepper: Stepper, draws: Draws, on_skipped: Callable[[], None]) -> None:
+    ``on_skipped`` is called when the skip list has grown, ``tell`` of what a restore did beside what was asked.
+    """
+
+    def __init__(
+        self, stepper: Stepper, draws: Draws, on_skipped: Callable[[], None], tell: Callable[[str], None]
+    ) -> None:
         self._stepper = stepper
+        self._tell = tell
         self._draws = draws
         self._on_skipped = on_skipped
         self.last: Stepped | None = None
@@ -28,7 +34,7 @@ class Asking:
         """By name; those on checkpoints are there only with a folder."""
         controls: dict[str, Control] = {
             "batch": Request(self._skip_batches, self._batches_are_skipped),
-            "run": Request(self.stop, lambda: bool(self.stop_reason)),
+            "run": Request(lambda request: self.stop(request + keeping.where()), lambda: bool(self.stop_reason)),
         }
         if has_folder:
 
@@ -36,7 +42,7 @@ class Asking:
                 self._stepper.forget()
                 on_restored()
 
-            controls["weights"] = keeping.restore_control(self._stepper.model, restored)
+            controls["weights"] = keeping.restore_control(self._stepper.model, restored, self._tell)
             controls["checkpoints"] = keeping.prune_control()
             if has_intermediates:
                 controls["intermediates"] = keeping.intermediates_control()

@@ -34,7 +34,8 @@ class Driver:
         engine, workload, ledger: what is driven, on what, with which evidence.
         run: id under which the guard's memory is kept.
         patience_s: seconds that a command or a write may take before it counts as unknown.
-        mark_good: called with the tick of a checkpoint that earned its mark.
+        mark_good: called with the tick of a checkpoint that earned its mark; ``False``: it is not
+            worth a row of evidence, and only listeners hear of it.
         clock: monotonic seconds.
     """
 
@@ -46,7 +47,7 @@ class Driver:
         *,
         run: str,
         patience_s: float = 30.0,
-        mark_good: Callable[[int], None] | None = None,
+        mark_good: Callable[[int], bool | None] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.engine = engine
@@ -92,18 +93,20 @@ class Driver:
 
     def carry_out(self, commands: list[Command]) -> None:
         """Work off commands and those that their outcomes ask for."""
-        waiting = list(commands)
+        waiting, is_worth_keeping = list(commands), False
         while waiting:
             command = waiting.pop(0)
+            if command.verb == "mark_good" and self._mark_good is not None:
+                is_worth_keeping |= self._try_mark(command, self._mark_good)
+                continue
+            is_worth_keeping = True
             if command.awaits_outcome:
                 if command.verb in _REMEMBERED:
                     self.save_memory()
                 waiting = self._tell_kernel(command, self._do(command)) + waiting
-            elif command.verb == "mark_good" and self._mark_good is not None:
-                self._try_mark(command)
             else:
                 self._write(command.record)
-        if commands:
+        if is_worth_keeping:
             self.save_memory()
 
     def resume(self, memory: Mapping[str, object]) -> None:
@@ -189,14 +192,18 @@ class Driver:
             return Outcome(held, None, "" if held is not None else f"{target.condition!r} is unknown")
         return Outcome(True, answer.value)
 
-    def _try_mark(self, command: Command) -> None:
-        assert self._mark_good is not None
+    def _try_mark(self, command: Command, mark_good: Callable[[int], bool | None]) -> bool:
+        """Whether it was worth a row of evidence."""
         try:
-            self._mark_good(command.tick)
+            is_told = mark_good(command.tick) is not False
         except Exception as error:
             self._guard_fault(f"the checkpoint of tick {command.tick} was not marked good: {error}")
-        else:
+            return True
+        if is_told:
             self._write(command.record)
+        else:
+            self._tell(command.record)
+        return is_told
 
     # --- evidence ----------------------------------------------------------------------------
 

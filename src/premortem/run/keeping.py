@@ -13,19 +13,22 @@ from torch import nn
 from premortem.core.engine import Engine
 from premortem.core.errors import StageError
 from premortem.run.distributed.bundles import SharedBundles
+from premortem.run.moments import Moments
+from premortem.run.restoring import Restoring
 from premortem.stages.train.checkpoint import Bundle, Shelf
 from premortem.stages.train.checkpoint.search import turned_from
-from premortem.stages.train.distributed.shards import bare
 from premortem.stages.train.guarded.parts import put_back_random_streams, random_streams
-from premortem.stages.train.guarded.requests import Request, Restore
+from premortem.stages.train.guarded.requests import Request
+from premortem.stages.train.guarded.stepper import Stepped
+from premortem.stages.train.guarded.trying import NO_ROOM
 from premortem.stages.train.guarded.workload import GIB
 from premortem.stages.train.position import PositionState
 
 if TYPE_CHECKING:
     from premortem.run.guard import Options
 
-_SHARE = 0.04
-"""Of training time, at most, for saving."""
+_SHARE, _SHARE_BEHIND = 0.04, 0.1
+"""Of training time, at most, for saving; and where none was saved in the later half of the steps: early in a run."""
 _FEWEST = 25
 
 
@@ -51,7 +54,7 @@ class Keeping:
         self._folder = folder
         self._options = options
         self._bundles = bundles
-        self._peers = bundles.peers
+        self.peers = self._peers = bundles.peers
         self._position = position
         self._shelf: Shelf | None = None
         self._engine: Engine | None = None
@@ -59,10 +62,12 @@ class Keeping:
         self.rejected: tuple[str, ...] = ()
         self.need_gib = 0.0
         self._step_of: dict[int, int] = {}
-        self._since_save = 0
+        self._since_save = self._steps = 0
         self._save_s = 0.0
         self._trained_s = 0.0
         self._mark_s = 0.0
+        self.restoring: Restoring | None = None
+        self.moments = Moments(self._moment)
         self.saving_s = 0.0
         """Seconds spent on bundles so far: saving, pruning, marking."""
 
@@ -84,11 +89,23 @@ class Keeping:
             raise StageError("no folder for checkpoints: nothing can be saved or restored; give checkpoints='ckpt/'")
         return self._shelf
 
-    def stepped(self, *, applied: bool, seconds: float | None) -> None:
-        """Count a step."""
-        self.step += applied
+    def stepped(self, stepped: Stepped, seconds: float | None) -> None:
+        """Count a step, which took so long."""
+        if stepped.why == NO_ROOM:
+            self.moments.give_up()  # no room for a step: none for copies
+        elif self.restoring is not None:
+            self.restoring.hear(stepped.loss)
+        self.moments.stepped(seconds)
+        self.step += stepped.applied
         self._since_save += 1
+        self._steps += 1
         self._trained_s += seconds or 0.0
+
+    @property
+    def tick(self) -> int:
+        """The kernel's present tick."""
+        assert self._engine is not None
+        return self._engine.desk.tick
 
     @property
     def is_behind(self) -> bool:
@@ -97,7 +114,10 @@ class Keeping:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to save: every ``save_every`` steps, or so often that saving stays cheap."""
+        """Whether it is time to save: every ``save_every`` steps, or so often that saving stays cheap.
+
+        At its own pace it takes 4 % of the time; but up to 10 % while a kill would cost more than half of the steps.
+        """
         if self._shelf is None:
             return False
         every = self._options.save_every
@@ -105,18 +125,14 @@ class Keeping:
             return self._since_save >= every
         if self._since_save < _FEWEST:
             return False
-        return self._save_s == 0.0 or self.saving_s + self._save_s <= _SHARE * (self._trained_s + self.saving_s)
+        share = _SHARE_BEHIND if 2 * self._since_save > self._steps else _SHARE
+        return self._save_s == 0.0 or self.saving_s + self._save_s <= share * (self._trained_s + self.saving_s)
 
-    def save(self, tick: int, engine: Engine) -> None:
+    def save(self, tick: int) -> None:
         """Write a bundle of this moment; raises ``StageError`` when the disk does not take it."""
         self._since_save = 0
-        began, position = time.monotonic(), self._position()
-        common = {
-            "detectors": engine.observer.state(),
-            "counters": {"step": self.step, "ticks": tick, "epoch": 0 if position is None else position["epoch"]},
-        }
-        own: dict[str, object] = {"random": random_streams(), "position": None if position is None else dict(position)}
-        bundle = self._bundles.save(self.shelf, self.step, common, own)
+        began = time.monotonic()
+        bundle = self.write(tick)
         self.need_gib = sum(f.stat().st_size for f in bundle.path.iterdir()) / GIB
         self._step_of[tick] = self.step
         if not self._options.prune_by_hand:
@@ -124,26 +140,51 @@ class Keeping:
         self._save_s = time.monotonic() - began + self._mark_s
         self.saving_s += time.monotonic() - began
 
-    def mark_good(self, tick: int) -> None:
-        """The bundle saved at this tick earned its mark; its baseline is kept with it."""
+    def write(self, tick: int) -> Bundle:
+        """A bundle of this moment and nothing else; raises ``StageError`` when the disk does not take it."""
         assert self._engine is not None
+        position = self._position()
+        common = {
+            "detectors": self._engine.observer.state(),
+            "counters": {"step": self.step, "ticks": tick, "epoch": 0 if position is None else position["epoch"]},
+        }
+        own: dict[str, object] = {"random": random_streams(), "position": None if position is None else dict(position)}
+        return self._bundles.save(self.shelf, self.step, common, own)
+
+    def _moment(self) -> dict[str, Any]:
+        assert self._engine is not None
+        return {**self._bundles.parts.gather(), "detectors": self._engine.observer.state()}
+
+    def remember(self, tick: int) -> bool:
+        """Take this moment into memory, if it is time for one; whether it was taken."""
+        if self._shelf is None or not self._peers.is_alone or not self.moments.is_due:
+            return False
+        return self.moments.take(tick, self.step)
+
+    def mark_good(self, tick: int) -> bool:
+        """What was saved or remembered at this tick earned its mark, a bundle with the baseline of the moment.
+
+        Returns:
+            Whether it is a bundle, which people should know of.
+        """
+        assert self._engine is not None
+        if self.moments.mark_good(tick):
+            return False
         began, bands, step = time.monotonic(), self._engine.baseline.bands, self._step_of.pop(tick)
         if self._peers.is_first:
             self.shelf.mark_good(step, {name: band.location for name, band in bands.items()})
+        if self.restoring is not None:
+            self.restoring.let_go()
         self._mark_s = time.monotonic() - began
         self.saving_s += self._mark_s
+        return True
 
-    def restore_control(self, model: nn.Module, on_restored: Callable[[], None]) -> Request:
-        """The control that brings the last good bundle back."""
-
-        def load_good() -> dict[str, object]:
-            good = self._peers.by_first(self._good)
-            parts = self.load(good.path)
-            self._peers.by_first(lambda: self.shelf.abandon(good.step, "restored to the last good bundle"))
-            on_restored()
-            return parts
-
-        return Restore(bare(model), load_good).control
+    def restore_control(
+        self, model: nn.Module, on_restored: Callable[[], None], tell: Callable[[str], None]
+    ) -> Request:
+        """The control that brings the last good bundle back, and takes that back where it did not help."""
+        self.restoring = Restoring(self, model, on_restored, tell)
+        return self.restoring.control
 
     def prune_control(self) -> Request:
         """The control that deletes what nothing points to, down to the newest ``keep``: ``"keep 3"``."""
@@ -214,6 +255,14 @@ class Keeping:
             )
         return None if search.bundle is None else search.bundle.path
 
+    def where(self) -> str:
+        """Where the weights of a run that is ended are, as the rest of a sentence; empty without a folder."""
+        if self._shelf is None:
+            return ""
+        newest = self._peers.by_first(self._shelf.latest)
+        on_disk = "no bundle holds them" if newest is None else f"the newest bundle is {newest.name}"
+        return f"; the weights in memory are of step {self.step}, {on_disk}"
+
     def newest(self) -> Path:
         """The newest bundle that verifies.
 
@@ -225,8 +274,9 @@ class Keeping:
             raise StageError(f"{self._folder}: found no bundle that verifies, expected one to go on from")
         return found.bundle.path
 
-    def _good(self) -> Bundle:
-        good = self.shelf.last_good()
+    def good(self) -> Bundle:
+        """The newest bundle with a good mark that verifies; raises ``StageError`` where there is none."""
+        good = self._peers.by_first(self.shelf.last_good)
         if good is None:
             raise StageError("no bundle has earned its good mark yet: there is nothing healthy to restore")
         return good
@@ -234,7 +284,17 @@ class Keeping:
     def load(self, path: Path) -> dict[str, Any]:
         """Verify everything first, then put everything back."""
         parts = self._bundles.load(path)
-        self.step = parts["counters"]["step"]
-        assert self._engine is not None
-        self._engine.observer.load(parts["detectors"])
+        self._stand_at(parts["counters"]["step"], parts)
         return parts
+
+    def put_back(self, step: int, parts: dict[str, Any]) -> dict[str, Any]:
+        """Go back to a moment that was remembered."""
+        self._bundles.parts.put_back(parts)
+        self._stand_at(step, parts)
+        return parts
+
+    def _stand_at(self, step: int, parts: dict[str, Any]) -> None:
+        assert self._engine is not None
+        self.step = step
+        self._engine.observer.load(parts["detectors"])
+        self.moments.leave(beyond=step)

@@ -88,7 +88,7 @@ class MakingRoom:
 
     def _end(self, request: str) -> None:
         if self._saves:  # the bundle alone: the kernel is in the middle of this very command
-            self._run.keeping.save(self._run.ticks, self._run.engine)
+            self._run.keeping.save(self._run.ticks)
         self._run.asking.stop(request)
 
     def _has_ended(self) -> bool:

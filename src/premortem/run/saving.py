@@ -20,15 +20,15 @@ class Saving:
     def __init__(self, run: GuardedTraining) -> None:
         self._run = run
 
-    def save(self) -> float:
-        """Save a bundle now, but none of a bad moment; a disk that fails is recorded. Returns the seconds it took."""
+    def save(self) -> None:
+        """Save a bundle now, but none of a bad moment; a disk that fails is recorded."""
         run = self._run
         last = run.asking.last
         if last is not None and not last.applied and last.why != NO_ROOM:
-            return 0.0  # a bundle of a bad moment is no candidate; the next step will do
+            return  # a bundle of a bad moment is no candidate; the next step will do
         began = time.monotonic()
         try:
-            run.keeping.save(run.ticks, run.engine)
+            run.keeping.save(run.ticks)
         except PeerLost:
             raise
         except StageError as error:
@@ -39,7 +39,24 @@ class Saving:
             run.workload.need_gib = run.keeping.need_gib
             run.engine.candidate(run.ticks)
             honour(run)  # people may acknowledge or rebaseline a run that goes on
-        return time.monotonic() - began
+        self._not_of_the_step(time.monotonic() - began)
+
+    def _not_of_the_step(self, seconds: float) -> None:
+        """Saving is no part of the next step's time."""
+        if self._run.last_time is not None:
+            self._run.last_time += seconds
+
+    def remember(self) -> None:
+        """Take this moment into memory as a candidate, where all is well and it is time for one."""
+        run, engine = self._run, self._run.engine
+        is_well = engine.climbing is None and engine.baseline.healthy_since is not None
+        last = run.asking.last
+        if not is_well or last is None or not last.applied:
+            return
+        began = time.monotonic()
+        if run.keeping.remember(run.ticks):
+            engine.candidate(run.ticks)
+            self._not_of_the_step(time.monotonic() - began)
 
     def resume(self, *, weights: bool) -> str:
         """Go on from the newest bundle that verifies (``weights``) and with the guard's memory; the bundle's path."""

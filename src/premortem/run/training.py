@@ -68,11 +68,11 @@ class GuardedTraining:
         self.keeping = Keeping(subject.folder, options, bundles, self.draws.position_state)
         self.ticks = 0
         self._losses: list[float] = []
-        self._last_time: float | None = None
+        self.last_time: float | None = None
         self._is_open = False
         self._reported: set[str] = set()
         self.termination = Termination()
-        self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips())
+        self.asking = Asking(self.stepper, self.draws, lambda: self.remembering.keep_skips(), self._tell)
         self.device_loss = DeviceLoss(self, subject, options.device_poll_s)
         self.making_room = MakingRoom(self, subject, options)
         has_folder = subject.folder is not None
@@ -126,7 +126,7 @@ class GuardedTraining:
         lost = self.company.peers.explain(error)
         try:
             if error is None and not self.stopped and self._subject.folder is not None and self.keeping.is_behind:
-                self._save()  # a run that ended well is not taken back to an old bundle
+                self._saving.save()  # a run that ended well is not taken back to an old bundle
             self.driver.save_memory()
             why = self.stop_reason or ("" if error is None else f"{type(lost or error).__name__}: {lost or error}")
             self._note("run", what="ended", steps=self.step_number, ticks=self.ticks, why=why)
@@ -231,7 +231,7 @@ class GuardedTraining:
     def save(self) -> None:
         """Save a bundle now; a disk that fails is recorded, and tried again at the next turn."""
         self._require_open("run.save")
-        self._save()
+        self._saving.save()
 
     def keep_curve(self, path: str | Path) -> None:
         """Write this run's loss curve, as what later runs must keep up with (risk slow-convergence).
@@ -244,10 +244,10 @@ class GuardedTraining:
     def observe(self, stepped: Stepped) -> None:
         """Tell the kernel of a step and carry out what follows; :meth:`step` calls it, and a loop of others' may."""
         now = time.monotonic()
-        seconds = None if self._last_time is None else now - self._last_time
-        self._last_time, self.asking.last = now, stepped
+        seconds = None if self.last_time is None else now - self.last_time
+        self.last_time, self.asking.last = now, stepped
         self.ticks += 1
-        self.keeping.stepped(applied=stepped.applied, seconds=seconds)
+        self.keeping.stepped(stepped, seconds)
         self.draws.stepped(reached=stepped.applied or stepped.why in (OVERFLOW, NO_ROOM))
         self._subject.settle(kept=stepped.applied)
         row = self.workload.row(stepped, seconds)
@@ -259,22 +259,19 @@ class GuardedTraining:
         if agreed.is_asked and not self.stopped:
             self.termination.is_asked = True  # it may have come to another process
             self.asking.stop("SIGTERM")
-            self._save()
+            self._saving.save()
         elif agreed.is_due and not self.stopped:
-            self._save()
+            self._saving.save()
+        else:
+            self._saving.remember()
 
     def observe_standstill(self) -> None:
         """Tell the kernel that time goes by while a step stands still, and carry out what follows."""
         self.ticks += 1
-        self._last_time = None
+        self.last_time = None
         self.driver.tick(self.workload.standstill_row(), self.ticks)
         if self.termination.is_asked and not self.stopped:
             self.asking.stop("SIGTERM")
-
-    def _save(self) -> None:
-        took = self._saving.save()
-        if self._last_time is not None:
-            self._last_time += took  # saving is no part of the next step's time
 
     def _resume(self) -> str:
         path = self._saving.resume(weights=self._options.resume != "guard")
@@ -290,6 +287,9 @@ class GuardedTraining:
     def _require_open(self, where: str) -> None:
         if not self._is_open:
             raise ConfigError(f"{where}: the run is not open; write 'with guard.training(...) as run:' around the loop")
+
+    def _tell(self, what: str) -> None:
+        self._note("run", what=what)
 
     def _note(self, event: Event, **data: Plain) -> None:
         try:

@@ -135,6 +135,22 @@ def test_after_a_restore_the_same_steps_are_saved_anew_and_count_as_newer(tmp_pa
         assert shelf.prune() == []
 
 
+def test_what_was_abandoned_is_taken_up_again_and_what_came_since_is_left(tmp_path):
+    with Shelf(tmp_path) as shelf:
+        for step in (1, 2, 3):
+            shelf.save(step, PARTS)
+        left = shelf.abandon(1, "restored")
+        since = shelf.save(2, PARTS)
+        shelf.reclaim(left, 1, "taken back")
+        assert shelf.latest().name == "step-00000003"
+        assert [r.bundle for r in shelf.find_loadable().rejected] == [since]
+        after = shelf.save(4, PARTS)
+        assert shelf.latest() == after
+        # a second restore turns from bundles of every timeline that are beyond it
+        assert {bundle.name for bundle in shelf.abandon(1, "again")} == {"step-00000002", "step-00000003", after.name}
+        assert shelf.latest().step == 1
+
+
 def test_a_second_run_in_the_folder_is_refused_and_a_killed_ones_lock_is_recovered(tmp_path):
     hold = (
         "import sys, time; from pathlib import Path; from premortem.stages.train.checkpoint.lock import FolderLock;"

@@ -6,10 +6,10 @@ from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
-from premortem.parts.detectors.levels import GREEN, RED
+from premortem.parts.detectors.levels import GREEN, RED, YELLOW
 from premortem.parts.detectors.snapshot import put_back, require, take, take_window, window_from
 
-_FIELDS = ("best", "block_best", "block_count", "count", "filled", "smooth")
+_FIELDS = ("above", "best", "block_best", "block_count", "count", "filled", "smooth")
 _BLOCKS = 10
 
 
@@ -22,18 +22,34 @@ class RatioToBest:
     a ratio between two losses near zero means nothing. Scale invariant above the floor.
 
     ``memory`` > 1 smooths the stream first, best and value alike: the luckiest batch of a noisy loss is no reference,
-    and a flagged value does not enter the average either.
+    and a flagged value does not enter the average either. ``in_row`` > 1: so many values in a row must be above, those
+    before are YELLOW; one batch, however wild, then is no explosion.
 
     Covered: explosions. Not covered: sustained rises below the factor (Shift). NaN is inconclusive.
     """
 
-    __slots__ = (*_FIELDS, "_block", "_factor", "_floor", "_memory", "_warm_up", "_weight", "minima", "params")
+    __slots__ = (
+        *_FIELDS,
+        "_block",
+        "_factor",
+        "_floor",
+        "_in_row",
+        "_memory",
+        "_warm_up",
+        "_weight",
+        "minima",
+        "params",
+    )
 
     def __init__(
-        self, *, factor: float = 10.0, window: float = 100, floor: float = 1e-3, warm_up: float = 10, memory: float = 1
-    ) -> None:
+        self, *, factor: float = 10.0, window: float = 100, floor: float = 1e-3, warm_up: float = 10,
+        memory: float = 1, in_row: float = 1,
+    ) -> None:  # fmt: skip
         """``warm_up``: values before the first assessment; ``memory``: values that the average spans."""
-        self.params = {"factor": factor, "window": window, "floor": floor, "warm_up": warm_up, "memory": memory}
+        self.params = {
+            "factor": factor, "window": window, "floor": floor, "warm_up": warm_up, "memory": memory, "in_row": in_row,
+        }  # fmt: skip
+        require(in_row >= 1, "RatioToBest.in_row", in_row, "at least 1 value")
         require(memory >= 1, "RatioToBest.memory", memory, "at least 1 value")
         require(factor > 1.0, "RatioToBest.factor", factor, "more than 1")
         require(window >= _BLOCKS, "RatioToBest.window", window, f"at least {_BLOCKS} values")
@@ -43,6 +59,8 @@ class RatioToBest:
         self._block = float(int(window) // _BLOCKS)
         self._memory = float(memory) if memory > 1 else 0.0
         self._weight = 1.0 / memory
+        self._in_row = float(in_row)
+        self.above = 0.0
         self.best = self.block_best = inf
         self.smooth = self.filled = 0.0
         self.block_count = self.count = 0.0
@@ -67,10 +85,11 @@ class RatioToBest:
             return None
         elif self.count >= self._warm_up:
             if value > self._factor * (best if best > self._floor else self._floor):
-                return RED
+                self.above += 1.0
+                return RED if self.above >= self._in_row else YELLOW
         elif value == inf:
             return None
-        self.smooth = value
+        self.smooth, self.above = value, 0.0
         self.count += 1.0
         if value < self.block_best:
             self.block_best = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import final
 
 from premortem.core.detector import Level, State
@@ -16,15 +17,19 @@ class Rising:
     """RED while the regression slope of the last ``window`` finite values exceeds ``slope`` units a value.
 
     The window is the measurement, not a learned normal: values stay in it while RED, or it could never
-    clear. The running sums are summed afresh once a window, so rounding never accumulates. Not scale invariant.
+    clear. With ``clip`` a value counts for no more than so many times the mean of a full window (where that is
+    positive): one wild batch is no slope, a run that climbs away takes the mean with it. The running sums are summed
+    afresh once a window, so rounding never accumulates. Not scale invariant.
     Conclusive from a full window; NaN and Inf are inconclusive and do not enter.
     """
 
-    __slots__ = (*_FIELDS, "_bound", "_last", "_middle", "_window", "params", "values")
+    __slots__ = (*_FIELDS, "_bound", "_clip", "_last", "_middle", "_window", "params", "values")
 
-    def __init__(self, *, window: float = 100, slope: float = 0.01) -> None:
-        """``window`` in values; ``slope`` in the signal's unit a value."""
-        self.params = {"window": window, "slope": slope}
+    def __init__(self, *, window: float = 100, slope: float = 0.01, clip: float = inf) -> None:
+        """``window`` in values; ``slope`` in the signal's unit a value; ``clip`` in means, infinite for none."""
+        self.params = {"window": window, "slope": slope, "clip": clip}
+        require(clip > 1.0, "Rising.clip", clip, "more than 1 mean")
+        self._clip = float(clip) / int(window)
         require(window >= 3, "Rising.window", window, "at least 3 values")
         self._window = n = int(window)
         self._last, self._middle = float(n - 1), (n - 1) / 2.0
@@ -44,6 +49,8 @@ class Rising:
                 return None
             self._sum_afresh()
         else:
+            if value > (most := self._clip * self.total) > 0.0:
+                value = most
             at = int(self.position)
             oldest = values[at]
             values[at] = value

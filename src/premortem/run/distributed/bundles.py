@@ -34,7 +34,7 @@ class SharedBundles:
 
     def __init__(self, peers: Peers, parts: Parts, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.peers = self._peers = peers
-        self._parts = parts
+        self.parts = self._parts = parts
         self._model = bare(model)
         self._optimizer = optimizer
         self._is_sharded = is_sharded(model)

@@ -65,7 +65,7 @@ class Company:
 
     def driver(
         self, engine: Engine, workload: TrainingWorkload, ledger: Ledger, *,
-        patience_s: float, mark_good: Callable[[int], None],
+        patience_s: float, mark_good: Callable[[int], bool],
     ) -> Driver:  # fmt: skip
         """The driver of this process's kernel."""
         self._agreement = Agreement(self.peers, workload.signals)

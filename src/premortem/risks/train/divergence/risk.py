@@ -10,15 +10,17 @@ Why it hurts
 
 How it is seen
     At every optimiser step, from the training loss (nats) and the gradient's 2-norm before clipping: not finite
-    (CRITICAL, at once); loss above 10 × the best of the last 100 steps (RED); a sustained rise of loss or gradient
-    norm over the recent level, by two cumulative sums on log values (RED); a rising slope of the last 100 losses,
-    beyond +0.01 a step (RED); one step far outside (YELLOW, recorded: most come from a batch and heal alone).
+    (CRITICAL, at once); loss above 10 × the best of the last 100 steps, three times in a row (RED); a sustained rise
+    of loss or gradient norm over the recent level, by two cumulative sums on log values (RED); a rising slope of the
+    last 100 losses, beyond +0.01 a step (RED); one step far outside (YELLOW, recorded: most come from a batch and
+    heal alone; a gradient norm far above the healthy one is skipped at once, and no rung is climbed for it).
 
 Ladder
     skip the offending batch → warm up → cut the learning rate → clip gradients → soften the gradient filter
     → halve the learning rate → restore the last good checkpoint. A step that is not finite has not reached the
     weights: it is skipped before the optimiser, scheduler, average and filter are called. Cutting the learning
-    rate is not tried on weights that are NaN. After a restore the run goes on with fresh data.
+    rate is not tried on weights that are NaN. After a restore the run goes on with fresh data; one that did not help
+    is taken back, unless the restored weights do clearly better.
 
 Covered / not covered
     Covered: any torch optimiser, accumulation, scaler, weight average, gradient filter. Not covered: a loss that
@@ -63,8 +65,10 @@ class Params:
     best_factor: float = 10.0
     best_window: int = 100
     best_memory: int = 12  # of a noisy loss the luckiest batch is no reference
+    best_in_row: int = 3
     rising_slope: float = 0.01
     rising_window: int = 100
+    rising_clip: float = 3.0  # means of the window: one wild batch is no slope
     gradient_width: float = 1.0  # log units: a healthy norm may double while a model memorises
     max_norm: float = 1.0
     warm_up_steps: int = 50
@@ -80,11 +84,13 @@ def watches(p: Params) -> tuple[Watch, ...]:
         Watch("gradient not finite", "grad_norm", "not finite", NonFinite, required=False),
         Watch("weights not finite", "nonfinite_weights", "broken weights", lambda: Threshold(critical=0.5)),
         Watch("loss above its best", "loss", "divergence",
-              lambda: RatioToBest(factor=p.best_factor, window=p.best_window, memory=p.best_memory)),
+              lambda: RatioToBest(factor=p.best_factor, window=p.best_window, memory=p.best_memory,
+                                  in_row=p.best_in_row)),
         Watch("loss shift", "loss", "divergence", lambda: training_loss_detectors()["shift"],
               required=False),
         Watch("rising loss", "loss", "divergence",
-              lambda: Rising(slope=p.rising_slope, window=p.rising_window), required=False),
+              lambda: Rising(slope=p.rising_slope, window=p.rising_window, clip=p.rising_clip),
+              required=False),
         Watch("gradient shift", "grad_norm", "divergence",
               lambda: gradient_norm_detectors(width=p.gradient_width)["shift"], required=False),
         Watch("loss spike", "loss", "spike", lambda: training_loss_detectors()["spike"], required=False),
@@ -109,7 +115,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
         rung("halve the learning rate", "learning_rate", Override("scale", 0.5)),
         Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), ANY,
              Relation.IRREVERSIBLE, tries=3, confirm=p.confirm, deadline=ticks(2 * p.deadline),
-             condition="weights are finite"),
+             condition="weights are finite", taken_back=True),
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def rungs(p: Params) -> tuple[Rung, ...]:
     """Weights or settings of a moment when all was well."""
     return (
         Rung("restore the last good checkpoint", "weights", Override("choose", "last good"), STUCK,
-             Relation.IRREVERSIBLE, tries=1, confirm=p.confirm, deadline=ticks(p.deadline)),
+             Relation.IRREVERSIBLE, tries=1, confirm=p.confirm, deadline=ticks(p.deadline), taken_back=True),
     )  # fmt: skip
 
 

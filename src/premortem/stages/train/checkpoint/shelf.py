@@ -137,17 +137,17 @@ class Shelf:
         self._mark(bundle, "protected", read_manifest(bundle.path).bundle, by=by)
         return bundle
 
-    def unprotect(self, step: int, by: str) -> None:
-        """Let go of what ``by`` protects at ``step``, in every timeline; others' protection stays."""
+    def unprotect(self, step: int | None, by: str) -> None:
+        """Let go of what ``by`` protects at ``step``, ``None``: anywhere, in every timeline; others' stays."""
         self._require_own()
         with disk_errors("unprotecting", self.folder):
             for bundle in self.bundles():
-                if bundle.step == step:
+                if step is None or bundle.step == step:
                     mark_path(bundle, "protected", by).unlink(missing_ok=True)
             sync_folder(self.folder)
 
     def abandon(self, after: int, why: str) -> list[Bundle]:
-        """Turn away from every bundle of the current timeline beyond step ``after``: the run went back there.
+        """Turn away from every bundle beyond step ``after`` that was not left before: the run went back there.
 
         They are neither latest nor loadable any more, so that a crash right after a restore does not resume into
         what was left. Good and protected ones stay on the disk.
@@ -156,11 +156,22 @@ class Shelf:
             StageError: when a mark cannot be written.
         """
         self._require_own()
-        bundles = self.bundles()
-        left = [b for b in bundles if b.step > after and b.timeline == bundles[-1].timeline]
+        left = [bundle for bundle in self.bundles() if bundle.step > after and turned_from(bundle) is None]
         for bundle in left:
             self._mark(bundle, "abandoned", "", by=why)
         return left
+
+    def reclaim(self, left: Iterable[Bundle], after: int, why: str) -> None:
+        """Undo an :meth:`abandon` of step ``after``: the run takes up again what it left, and leaves what came since.
+
+        Raises:
+            StageError: when a mark cannot be written or taken away.
+        """
+        self.abandon(after, why)
+        with disk_errors("taking up again", self.folder):
+            for bundle in left:
+                mark_path(bundle, "abandoned").unlink(missing_ok=True)
+            sync_folder(self.folder)
 
     def prune(self) -> list[Bundle]:
         """Delete what is neither good, protected, needed nor among the newest; returns what was deleted.

@@ -1,5 +1,7 @@
 """Controls of a training run that are requests, carried out once: restore, skip, stop, prune.
 
+One that did not help may be taken back, where its control can.
+
 What each reads back is evidence found at the time of reading, never a flag that the request set itself.
 """
 
@@ -19,11 +21,17 @@ NOTHING = "nothing"
 
 
 class Request:
-    """A one-shot control: ``choose`` names the request, ``carry_out`` does it, ``shows`` finds the evidence."""
+    """A one-shot control: ``choose`` names the request, ``carry_out`` does it, ``shows`` finds the evidence.
 
-    def __init__(self, carry_out: Callable[[str], None], shows: Callable[[], bool]) -> None:
+    ``take_back`` undoes what was carried out last, if it was; without it a request cannot be taken back.
+    """
+
+    def __init__(
+        self, carry_out: Callable[[str], None], shows: Callable[[], bool], take_back: Callable[[], None] | None = None
+    ) -> None:
         self._carry_out = carry_out
         self._shows = shows
+        self._take_back = take_back
         self._asked: str | None = None
 
     def turn(self, owner: Owner, override: Override) -> None:
@@ -34,8 +42,10 @@ class Request:
         self._asked = request
 
     def undo(self, owner: Owner) -> None:
-        """A request that was carried out cannot be taken back; only what was asked is forgotten."""
-        self._asked = None
+        """Take the request back where that can be done; raises what that raises. What was asked is forgotten first."""
+        asked, self._asked = self._asked, None
+        if asked is not None and self._take_back is not None:
+            self._take_back()
 
     def read(self) -> Setting:
         """The request, while its evidence shows; otherwise ``nothing``."""
@@ -56,13 +66,15 @@ def digest(tensors: Mapping[str, object]) -> int:
 
 
 class Restore:
-    """Brings back the last good bundle, verified before anything is touched (law 6)."""
+    """Brings back the last good bundle, verified before anything is touched (law 6); ``take_back`` leaves it again."""
 
-    def __init__(self, model: nn.Module, load_good: Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self, model: nn.Module, load_good: Callable[[], dict[str, object]], take_back: Callable[[], None]
+    ) -> None:
         self._model = model
         self._load_good = load_good
         self._expected: int | None = None
-        self.control = Request(self._restore, self._is_restored)
+        self.control = Request(self._restore, self._is_restored, take_back)
 
     def _restore(self, request: str) -> None:
         self._expected = None
