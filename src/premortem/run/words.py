@@ -84,7 +84,7 @@ _FORMS: dict[str, Callable[[dict[str, Plain]], str]] = {
     "held": _verdict,
     "closed": lambda d: f"closed: {_verdict(d)}",
     "handed_over": lambda d: f"handed over to a person: {d.get('why')}",
-    "escalated": lambda d: f"escalated at {d.get('level')}",
+    "escalated": lambda d: f"escalated at {d.get('level')}{' to ' + str(d['to']) if 'to' in d else ''}",
     "good": lambda d: f"checkpoint of tick {d.get('saved_at')} earned its good mark",
     "acknowledged": lambda d: f"{_asked(d)}acknowledged by {d.get('who')}",
     "rebaselined": lambda d: f"{_asked(d)}new normal accepted by {d.get('who')}",
