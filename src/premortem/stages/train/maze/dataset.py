@@ -52,9 +52,8 @@ class MazeConfig:
     held_out_min_length: int = 3
     """The same in held-out mazes. Short ways teach the rules before long ones need them."""
     unique: bool = False
-    """Whether training mazes have a single shortest path."""
-    held_out_unique: bool = False
-    """Whether held-out mazes have."""
+    """Whether every maze has a single shortest path. A model taught one of several is taught an arbitrary choice too;
+    any of them is right all the same."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,9 +130,8 @@ def _has_ends(config: MazeConfig, layout: bytes, rng: Random) -> bool:
 
 
 def _place(config: MazeConfig, layout: bytes, rng: Random, *, held_out: bool) -> bytes | None:
-    if held_out:
-        return place_ends(layout, config.held_out_min_length, rng, unique=config.held_out_unique)
-    return place_ends(layout, config.min_length, rng, unique=config.unique)
+    length = config.held_out_min_length if held_out else config.min_length
+    return place_ends(layout, length, rng, unique=config.unique)
 
 
 def _place_all(config: MazeConfig, layouts: list[bytes], per_layout: int, *, held_out: bool) -> Mazes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 import torch
@@ -13,7 +14,7 @@ from premortem.core.errors import ConfigError
 from premortem.stages.train.checkpoint import Bundle, save_bundle
 from premortem.stages.train.ema import WeightEMA
 from premortem.stages.train.hrm import HRM, Batch, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
-from premortem.stages.train.maze.dataset import Mazes, MazeSplit
+from premortem.stages.train.maze.dataset import MazeConfig, Mazes, MazeSplit
 from premortem.stages.train.maze.grid import VOCABULARY
 from premortem.stages.train.maze.paths import is_shortest, is_solved
 
@@ -34,6 +35,13 @@ def maze_recipe(size: int) -> Recipe:
     return _RECIPES[size]
 
 
+def maze_data(size: int) -> MazeConfig:
+    """The mazes of the benchmarks: HRM and PPO learn from the same ones and are judged by the same ones."""
+    if size not in _DATA:
+        raise ConfigError(f"maze size {size}: expected one of {sorted(_DATA)}; choose one of them")
+    return _DATA[size]
+
+
 def _small(size: int, hidden: int) -> HRMConfig:
     return HRMConfig(
         seq_len=size * size,
@@ -46,12 +54,35 @@ def _small(size: int, hidden: int) -> HRMConfig:
         low_layers=2,
         positions="learned",
         loss="softmax",
-        halting=Halting(max_segments=8),
+        halting=Halting(max_segments=4, exploration=0.5),
     )
 
 
 _CONFIGS = {5: _small(5, 64), 7: _small(7, 96)}
-_RECIPES = {5: Recipe(steps=600, weight_decay=0.1), 7: Recipe(steps=1500, weight_decay=0.1)}
+_RECIPES = {5: Recipe(steps=3000, weight_decay=1.0), 7: Recipe(steps=4000, weight_decay=1.0)}
+_DATA = {
+    5: MazeConfig(5, train_layouts=1500, held_out_layouts=200, min_length=1, unique=True),
+    7: MazeConfig(7, train_layouts=3000, held_out_layouts=200, min_length=1, unique=True),
+}
+_HALF_TURN = 0.5 * math.pi
+
+
+def lay_out_positions(model: HRM) -> None:
+    """Let learned positions begin as waves over rows and columns, slow enough that near cells look alike.
+
+    Drawn at random, as HRM has them, they hide that the cells of a maze lie on a square; to find out took longer than
+    all the rest of the training.
+    """
+    learned, size = model.embedding.positions, round(model.config.seq_len**0.5)
+    if learned is None:
+        return
+    channels = model.config.hidden_size
+    waves = channels // 4
+    angle = torch.outer(torch.arange(size), torch.arange(1, waves + 1) / waves * _HALF_TURN)
+    line = torch.cat((angle.sin(), angle.cos()), dim=1)
+    both = torch.cat((line[:, None].expand(size, size, -1), line[None].expand(size, size, -1)), dim=2)
+    with torch.no_grad():  # the scale of the random ones: a mean square of 1 / channels
+        learned[1:, : 4 * waves] = both.reshape(size * size, -1) * (2 / channels) ** 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +118,7 @@ def train_hrm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = HRM(config or maze_config(split.train.size))
+        lay_out_positions(model)
         stream = split.batches(recipe.batch_size, seed)
         supervision = DeepSupervision(model, to_batch(*stream.batch(0)))
         optimizer, ema = recipe.build_optimizer(model), WeightEMA(model, recipe.ema_decay)
@@ -158,8 +190,3 @@ def answer_with_hrm(model: HRM, mazes: Mazes, segments: int = 0) -> list[bytes]:
         z_high, z_low = segment.z_high, segment.z_low
     model.train(was_training)
     return [bytes(row) for row in segment.logits.argmax(-1).tolist()]
-
-
-def shallower(config: HRMConfig, max_segments: int) -> HRMConfig:
-    """The same model with another limit of segments."""
-    return replace(config, halting=replace(config.halting, max_segments=max_segments))

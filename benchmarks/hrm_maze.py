@@ -1,0 +1,179 @@
+"""HRM on mazes, trained from scratch: how many held-out mazes it answers with a path, and with a shortest one.
+
+    python benchmarks/hrm_maze.py --size 5 --seeds 3 --minutes 10
+    python benchmarks/hrm_maze.py --size 5 --seeds 1 --save checkpoints/maze
+
+Every maze scored lies in a layout of walls that training never saw, turned and mirrored neither. Any shortest path is
+right. Bound, size 5 only: every seed answers at least 90 % with a shortest path after at most 10 minutes of CPU time
+(a busy machine favours nobody), or the exit code is 1. ``--save`` leaves each model as a checkpoint bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from premortem.stages.train.hrm import HRM, evaluate, to_batch
+from premortem.stages.train.maze import (
+    FREE,
+    Difficulty,
+    Mazes,
+    MazeSplit,
+    count_shortest_paths,
+    gather,
+    make_split,
+    place_ends,
+)
+from premortem.stages.train.maze.recipe import (
+    MazeScore,
+    TrainedHRM,
+    answer_with_hrm,
+    maze_data,
+    maze_recipe,
+    save_hrm,
+    score,
+    train_hrm,
+)
+
+BOUND_SHORTEST = 0.90
+BOUND_MINUTES = 10.0
+DEPTHS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one seed gave; shares are of held-out mazes."""
+
+    seed: int
+    parameters: int
+    steps: int
+    planned_steps: int
+    wall_minutes: float
+    cpu_minutes: float
+    all_segments: MazeScore
+    at_depth: dict[int, MazeScore]
+    """After fewer segments than the limit: what the control "reduce computation depth" costs."""
+    by_difficulty: dict[str, float]
+    """Share answered with a shortest path."""
+    tied: MazeScore
+    """Held-out layouts again, but with ends that several shortest paths join, which training has none of."""
+    mean_halt_segment: float
+
+    @property
+    def within_bound(self) -> bool:
+        return self.all_segments.shortest >= BOUND_SHORTEST and self.cpu_minutes <= BOUND_MINUTES
+
+
+def part_of(mazes: Mazes, level: int) -> Mazes:
+    return gather([maze for maze, at in zip(mazes, mazes.difficulty, strict=True) if at == level])
+
+
+def tied_mazes(split: MazeSplit) -> Mazes:
+    """Other ends in the held-out layouts, joined by several shortest paths."""
+    rng, found = Random(0), {}
+    for maze in split.held_out:
+        layout = bytes(min(token, FREE) for token in maze)
+        for _ in range(8):
+            drawn = place_ends(layout, 3, rng)
+            if drawn is not None and count_shortest_paths(drawn) > 1:
+                found[drawn] = None
+                break
+    return gather(list(found))
+
+
+def run_seed(size: int, seed: int, arguments: argparse.Namespace) -> Run:
+    split = make_split(replace(maze_data(size), seed=seed))
+    print(f"seed {seed}: {len(split.train)} training, {len(split.held_out)} held-out mazes", file=sys.stderr)
+    recipe = maze_recipe(size)
+    recipe = replace(recipe, steps=arguments.steps or recipe.steps)
+
+    def watch(step: int, model: HRM) -> None:
+        if arguments.curve and step % arguments.curve == 0:
+            got = score(split.held_out, answer_with_hrm(model, split.held_out))
+            print(f"  {step} {time.process_time() / 60:.2f} CPU min {got}", file=sys.stderr, flush=True)
+
+    trained = train_hrm(split, recipe=recipe, seed=seed, minutes=arguments.minutes, watch=watch)
+    if arguments.save:
+        print(f"  saved {save_hrm(Path(arguments.save) / f'seed-{seed}', trained).path}", file=sys.stderr)
+    return judge(seed, split, trained, recipe.steps)
+
+
+def judge(seed: int, split: MazeSplit, trained: TrainedHRM, planned: int) -> Run:
+    model, held_out, tied = trained.model, split.held_out, tied_mazes(split)
+    levels = sorted(set(held_out.difficulty.tolist()))
+    parts = {level: part_of(held_out, level) for level in levels}
+    return Run(
+        seed=seed,
+        parameters=model.num_parameters,
+        steps=trained.steps,
+        planned_steps=planned,
+        wall_minutes=trained.wall_s / 60,
+        cpu_minutes=trained.cpu_s / 60,
+        all_segments=score(held_out, answer_with_hrm(model, held_out)),
+        at_depth={depth: score(held_out, answer_with_hrm(model, held_out, depth)) for depth in DEPTHS},
+        by_difficulty={
+            f"{Difficulty(level).name} ({len(part)})": score(part, answer_with_hrm(model, part)).shortest
+            for level, part in parts.items()
+        },
+        tied=score(tied, answer_with_hrm(model, tied)),
+        mean_halt_segment=evaluate(model, to_batch(held_out.mazes, held_out.answers)).mean_halt_segment,
+    )
+
+
+def table(runs: list[Run], size: int) -> str:
+    lines = [
+        "| seed | parameters | steps | wall min | CPU min | solved | shortest | shortest at depth 1, 2"
+        " | mean halt segment | several shortest paths: shortest |",
+        "|" + "---|" * 10,
+    ]
+    for run in runs:
+        depths = ", ".join(f"{run.at_depth[depth].shortest:.1%}" for depth in DEPTHS)
+        lines.append(
+            f"| {run.seed} | {run.parameters:,} | {run.steps}/{run.planned_steps} | {run.wall_minutes:.2f}"
+            f" | {run.cpu_minutes:.2f} | {run.all_segments.solved:.1%} | {run.all_segments.shortest:.1%} | {depths}"
+            f" | {run.mean_halt_segment:.2f} | {run.tied.shortest:.1%} of {run.tied.num_mazes} |"
+        )
+    lines += [f"seed {run.seed} shortest by difficulty (mazes): {run.by_difficulty}" for run in runs]
+    if size == 5:
+        verdict = "held" if all(run.within_bound for run in runs) else "MISSED"
+        lines.append(f"bound (every seed >= {BOUND_SHORTEST:.0%} in <= {BOUND_MINUTES:.0f} CPU min): {verdict}")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="HRM on mazes")
+    parser.add_argument("--size", type=int, choices=[5, 7], default=5, help="cells on a side, inside the outer walls")
+    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=BOUND_MINUTES, help="wall limit of one training")
+    parser.add_argument("--steps", type=int, default=0, help="planned steps; 0 takes the recipe's")
+    parser.add_argument("--curve", type=int, default=0, help="evaluate every so many steps")
+    parser.add_argument("--threads", type=int, default=1, help="2 is slower than 1 on a busy machine")
+    parser.add_argument("--save", default="", help="folder for one checkpoint bundle a seed")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds {arguments.seeds}: expected at least 1; no seed is no evidence")
+    return arguments
+
+
+def main() -> int:
+    """Run every seed, print the table or JSON; 1 when the bound of size 5 is missed."""
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    runs = [run_seed(arguments.size, seed, arguments) for seed in seeds]
+    as_json = json.dumps({"size": arguments.size, "runs": [asdict(run) for run in runs]}, indent=2)
+    print(as_json if arguments.json else table(runs, arguments.size))
+    return int(arguments.size == 5 and not all(run.within_bound for run in runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
