@@ -82,6 +82,32 @@ def test_its_page_shows_what_it_really_prints(name: str) -> None:
         assert any(pattern.fullmatch(_figures(said)) for said in printed), f"not printed, or not in this order: {line}"
 
 
+def test_their_registers_bind_to_their_risks_without_a_tensor_library() -> None:
+    code = (
+        "import sys\n"
+        "from premortem.run.discover import find_risks\n"
+        "from premortem.run.guard import Guard\n"
+        "[Guard(register) for register in sys.argv[1:]]\n"
+        "print(*sorted(find_risks()))\n"
+        "sys.exit(', '.join(sorted({'torch', 'numpy'} & set(sys.modules))) or 0)"
+    )
+    registers = sorted((ROOT / "examples").glob("*/register.yaml"))
+    folders = os.pathsep.join(str(path.with_name("risks")) for path in registers)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, registers)],
+        env={**os.environ, "PREMORTEM_RISKS": folders}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    own = {
+        "deliver/bad-batch",
+        "deliver/bad-checkpoint",
+        "deliver/eroding",
+        "evolve/collapse",
+        "serve/upstream-failing",
+    }
+    assert own <= set(done.stdout.split())
+
+
 def _figures(text: str) -> str:
     """Measured figures differ from machine to machine; words and order do not."""
     return re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", text)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,8 +16,9 @@ import pytest
 
 from premortem.core.action import Override, Owner, Setting
 from premortem.core.errors import ConfigError
+from premortem.core.evidence import Plain
 from premortem.core.signal import Signal
-from premortem.ledger.ledger import Filters, Ledger
+from premortem.ledger.ledger import Filters, Ledger, Receipt
 from premortem.parts.controls import HeldSetting
 from premortem.run import discover
 from premortem.run.evidence import incidents, request
@@ -282,6 +286,39 @@ def test_what_a_person_acknowledged_is_released_when_the_watch_opens(guard: Guar
         assert watch.standing.handed_over == ()
 
 
+def test_a_watch_that_was_killed_goes_on_with_its_incident_and_its_setting(guard: Guard, tmp_path: Path) -> None:
+    """No closing, no last word: what counts was committed before it was carried out."""
+    pid = os.fork()
+    if pid == 0:
+        watch = guard.watching(Tank(), home=tmp_path, probation=3).__enter__()
+        for row in (HEALTHY, HEALTHY, FULL):
+            watch.tick(row)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    tank = Tank()
+    with guard.watching(tank, home=tmp_path, probation=3) as watch:
+        assert (tank.valve.value, watch.standing.open, watch.ticks) == ("open", ("TK-1",), 3)
+        for _ in range(12):
+            watch.tick(HEALTHY)
+    assert [(i.verdict, i.after_rung) for i in _incidents(tmp_path)] == [("recovered", "open the valve")]
+
+
+def test_a_ledger_that_hangs_holds_up_no_tick(guard: Guard, tmp_path: Path) -> None:
+    said: list[str] = []
+    with guard.watching(Tank(), home=tmp_path, patience_s=0.1, say=said.append) as watch:
+        never, save = threading.Event(), watch.ledger.save_state
+
+        def hang(run: str, blob: Plain) -> Receipt:
+            never.wait(30.0)
+            return save(run, blob)
+
+        watch.ledger.save_state = hang  # type: ignore[method-assign]
+        assert watch.assess("aa", HEALTHY)
+        watch.tick(FULL)
+        never.set()
+    assert any("was not kept: no answer within 0.1 s" in words for words in said)
+
+
 def test_two_watches_of_one_name_and_home_are_refused(guard: Guard, tmp_path: Path) -> None:
     with guard.watching(Tank(), home=tmp_path):
         with pytest.raises(ConfigError, match="one at a time"):
@@ -338,6 +375,21 @@ def test_a_folder_of_risks_that_cannot_be_brought_is_refused(guard: Guard, tmp_p
     with pytest.raises(ConfigError, match="tank/runs-over is already at"):
         discover.bring_risks(tmp_path / "second_package")
     assert "tank/runs-over" in discover.find_risks()
+
+
+def test_a_command_finds_the_risks_of_a_named_folder(guard: Guard, tmp_path: Path) -> None:
+    folder = next(tmp_path.glob("risks_of_*"))
+    valid = [sys.executable, "-m", "premortem.app.cli.main", "register", "validate", str(tmp_path / "register.yaml")]
+
+    def validated(folders: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PREMORTEM_RISKS": folders}
+        return subprocess.run(valid, env=environment, capture_output=True, text=True, check=False)
+
+    assert validated(str(folder)).returncode == 0
+    missing = validated("")
+    assert (missing.returncode, "unknown risk 'tank/runs-over'" in missing.stderr) == (2, True)
+    empty = validated(str(tmp_path / "nowhere"))
+    assert (empty.returncode, "found no risk" in empty.stderr) == (2, True)
 
 
 def test_a_workload_that_raises_in_its_control_goes_on(guard: Guard, tmp_path: Path) -> None:

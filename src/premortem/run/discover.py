@@ -1,11 +1,13 @@
 """Finds risks by folder and by entry point: adding one is a new folder, no edit elsewhere.
 
-A folder that is no installed package is brought by :func:`bring_risks`, or by ``Guard(..., risks=FOLDER)``.
+A folder that is no installed package is brought by ``Guard(..., risks=FOLDER)`` in a script, and for any command by
+``PREMORTEM_RISKS``, which names one folder or several, as ``PATH`` does.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +22,8 @@ from premortem.core.risk import Risk
 from premortem.run.suggest import closest
 
 ENTRY_POINT = "premortem.risks"
-_BROUGHT: dict[str, Path] = {}
+VARIABLE = "PREMORTEM_RISKS"
+_BROUGHT: dict[Path, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,21 @@ def bring_risks(folder: str | Path) -> None:
     Raises:
         ConfigError: no risk in it; a name that no package can have, or that another package has; an id that is taken.
     """
-    root = Path(folder).resolve()
-    if root in _BROUGHT.values():
+    package, root = _package_at(folder)
+    if root in _BROUGHT:
         return
+    _BROUGHT[root] = package
+    find_risks.cache_clear()
+    try:
+        find_risks()
+    except BugError as error:
+        del _BROUGHT[root]
+        raise ConfigError(str(error)) from None
+
+
+def _package_at(folder: str | Path) -> tuple[str, Path]:
+    """The package that a folder with risks is, made importable; raises as :func:`bring_risks`."""
+    root = Path(folder).resolve()
     if not any(root.glob("*/*/risk.py")):
         raise ConfigError(f"{folder}: found no risk, expected a folder with <stage>/<risk>/risk.py, as "
                           "`premortem new STAGE/RISK --into FOLDER` writes them")  # fmt: skip
@@ -100,13 +115,7 @@ def bring_risks(folder: str | Path) -> None:
     places = [Path(path).resolve() for path in importlib.import_module(package).__path__]
     if root not in places:
         raise ConfigError(f"{folder}: the package name {package!r} is taken by {places[0]}; rename one of the folders")
-    _BROUGHT[package] = root
-    find_risks.cache_clear()
-    try:
-        find_risks()
-    except BugError as error:
-        del _BROUGHT[package]
-        raise ConfigError(str(error)) from None
+    return package, root
 
 
 def package_of(root: Path) -> tuple[str, Path]:
@@ -120,8 +129,13 @@ def package_of(root: Path) -> tuple[str, Path]:
 
 def _roots() -> list[tuple[str, Path]]:
     roots = [("premortem.risks", Path(path)) for path in premortem.risks.__path__]
-    roots += _BROUGHT.items()
+    brought = {root: package for package, root in map(_package_at, filter(None, _named()))} | _BROUGHT
+    roots += [(package, root) for root, package in brought.items()]
     for point in entry_points(group=ENTRY_POINT):
         package = importlib.import_module(point.value)
         roots.extend((point.value, Path(path)) for path in package.__path__)
     return roots
+
+
+def _named() -> list[str]:
+    return os.environ.get(VARIABLE, "").split(os.pathsep)

@@ -116,10 +116,13 @@ class Driver:
 
     def save_memory(self) -> None:
         """Keep what must never be rolled back: incidents, tries, latches (law 11)."""
-        memory = cast("Plain", self.engine.state())
-        receipt = self._ledger_call("the guard's memory was not kept", lambda: self.ledger.save_state(self.run, memory))
+        self.save(self.run, cast("Plain", self.engine.state()), "the guard's memory")
+
+    def save(self, key: str, state: Plain, what: str) -> None:
+        """Keep a state in the ledger, with patience; one that was not kept is a fault of the guard, told once."""
+        receipt = self._ledger_call(f"{what} was not kept", lambda: self.ledger.save_state(key, state))
         if receipt is not None and not receipt.committed:
-            self._guard_fault(f"the guard's memory was not kept: {self.ledger.health().fault}")
+            self._guard_fault(f"{what} was not kept: {self.ledger.health().fault}")
 
     def note(self, record: Record) -> None:
         """Write a record of the driver's own."""

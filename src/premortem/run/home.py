@@ -154,10 +154,7 @@ class Memory:
             # what is assessed by its content lives on between two processes, and so does what was counted of it
             "window": window_in_flight(driver.engine) if self._contents else None,
         }
-        receipt = driver.ledger.save_state(self._key, cast("Plain", state))
-        if not receipt.committed:
-            what = f"the detectors' windows were not kept: {driver.ledger.health().fault}"
-            driver.carry_out(driver.engine.guard_fault(what))
+        driver.save(self._key, cast("Plain", state), "what the detectors had seen")
 
     def _recall_detectors(self, own: dict[str, Plain]) -> None:
         """Windows, and what was last said of each: a finding is a change, and a restart changes nothing."""
