@@ -140,6 +140,15 @@ def test_shift_ignores_single_jumps_that_heal_alone() -> None:
         assert _first(shelf.Shift(), stream) is None
 
 
+def test_one_lucky_batch_sets_no_level_that_no_other_can_keep() -> None:
+    """A batch of repeated text: its loss is a thirtieth, and it stands alone."""
+    losses = _noise(4, 4_000)
+    for at in range(500, 4_000, 500):
+        losses[at] = 0.1
+    detector = shelf.Shift()
+    assert [step for step, loss in enumerate(losses) if detector.observe(loss) is RED] == []
+
+
 def test_shift_clears_when_the_loss_is_back_and_not_before() -> None:
     detector = shelf.Shift()
     assert _last(detector, _noise(1, 600)) is GREEN

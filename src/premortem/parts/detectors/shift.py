@@ -10,8 +10,8 @@ from premortem.parts.detectors.levels import GREEN, RED
 from premortem.parts.detectors.snapshot import put_back, require, take, take_window, window_from
 
 _FIELDS = (
-    "bends", "block_count", "block_sum", "calm", "closed", "count", "fast", "held", "last", "mean_1", "mean_2", "red",
-    "reference", "scale", "slow", "wander", "width",
+    "bends", "block_count", "block_sum", "calm", "closed", "count", "fast", "held", "highest", "last", "lowest",
+    "mean_1", "mean_2", "red", "reference", "scale", "slow", "wander", "width",
 )  # fmt: skip
 _BLOCK = 32.0
 _BLOCKS = 8
@@ -32,7 +32,8 @@ class Shift:
     """RED when a positive stream rises and stays up; one jump that heals alone never is.
 
     The reference is the lowest mean among the last 8 admitted blocks of 32 values: a falling loss pulls it down at
-    once, a flattening one is never extrapolated, a slow rise cannot drag it up before it is seen. The width is the
+    once, a flattening one is never extrapolated, a slow rise cannot drag it up before it is seen. Each block goes
+    without its lowest and highest value: one lucky batch would set a level that no other can keep. The width is the
     larger of two: clipped step-to-step differences, which no trend inflates, and the bend between
     neighbouring block means, for streams that wander. Two sums after Page (1954): a fast one for jumps of about
     three widths, a slow one for ramps and small shifts. A block in which a sum passed half its bound is not
@@ -81,7 +82,8 @@ class Shift:
         self._fast_hold, self._slow_hold = 0.5 * self._fast_bound, 0.5 * self._slow_bound
         self._floor, self._warm_up = float(floor), float(warm_up)
         self.count = self.last = self.scale = self.wander = self.reference = 0.0
-        self.fast = self.slow = self.calm = self.red = self.block_sum = self.block_count = 0.0
+        self.fast = self.slow = self.calm = self.red = 0.0
+        self._begin_block()
         self.bends = self.closed = self.held = self.mean_1 = self.mean_2 = 0.0
         self.width = self._floor
         self.means: list[float] = []
@@ -132,10 +134,7 @@ class Shift:
         if change > _CHANGE_CLIP * scale:
             change = _CHANGE_CLIP * scale
         self.scale = scale + _SCALE_MEMORY * (_TO_SIGMA * change - scale)
-        self.block_sum += x if z < _FAST_CLIP else self.reference + _FAST_CLIP * self.width
-        self.block_count += 1.0
-        if self.block_count >= _BLOCK:
-            self._close_block()
+        self._take(x if z < _FAST_CLIP else self.reference + _FAST_CLIP * self.width)
 
     def _warm(self, x: float) -> None:
         self.count += 1.0
@@ -146,14 +145,23 @@ class Shift:
             weight = max(_SCALE_MEMORY, 1.0 / (self.count - 1.0))
             self.scale += weight * (_TO_SIGMA * change - self.scale)
         self.last = x
+        self._take(x)
+
+    def _take(self, x: float) -> None:
+        if not self.block_count:
+            self.lowest = self.highest = x
+        elif x < self.lowest:
+            self.lowest = x
+        elif x > self.highest:
+            self.highest = x
         self.block_sum += x
         self.block_count += 1.0
         if self.block_count >= _BLOCK:
             self._close_block()
 
     def _close_block(self) -> None:
-        mean = self.block_sum / self.block_count
-        self.block_sum = self.block_count = 0.0
+        mean = (self.block_sum - self.lowest - self.highest) / (self.block_count - 2.0)
+        self._begin_block()
         self.closed += 1.0
         if self.closed <= 2.0:
             self.wander = self.scale
@@ -168,6 +176,9 @@ class Shift:
             self.reference = min(means)
         self.held = 0.0
         self.width = max(self.scale, self.wander, self._floor)
+
+    def _begin_block(self) -> None:
+        self.block_sum = self.block_count = self.lowest = self.highest = 0.0
 
     def _learn_wander(self, mean: float) -> None:
         bend = mean - 2.0 * self.mean_1 + self.mean_2
@@ -189,5 +200,6 @@ class Shift:
         if self.calm < _CALM_BOUND:
             return RED
         self.fast = self.slow = self.red = self.calm = 0.0
-        self.block_sum = self.block_count = self.held = 0.0
+        self.held = 0.0
+        self._begin_block()
         return GREEN
