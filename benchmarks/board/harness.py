@@ -6,6 +6,7 @@ A peer's script hands over an adapter; the fault, the measuring and the judging 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -103,7 +104,7 @@ def _apart(make: Callable[[], Adapter], cell: _Cell, limit_s: float) -> dict[str
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     seconds = {"seconds": round(time.monotonic() - began, 1)}
-    if heard:
+    with contextlib.suppress(ValueError):  # what was cut off in the middle of its line has said nothing
         return json.loads(heard) | seconds
     why = f"took more than {limit_s:.0f} s" if is_late else f"exit {code}"
     return {"ended": "died", "why": why} | seconds

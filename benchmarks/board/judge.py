@@ -113,11 +113,16 @@ def _flips(outcome: Outcome) -> Cell:
 
 
 def verdict(row: str, cells: dict[str, Cell]) -> str:
-    """What stands in the last column: whether premortem is ahead of every peer, or why not; from the figures."""
-    ours = cells["premortem"]
-    others = {name: cell for name, cell in cells.items() if not name.startswith("premortem") and cell.word != NOT_RUN}
-    if ours.word == NOT_RUN or not others:
+    """What stands in the last column: whether premortem is ahead of every peer, or why not; from the figures.
+
+    Of premortem's columns the one that did worse is judged.
+    """
+    run = {name: cell for name, cell in cells.items() if cell.word != NOT_RUN}
+    mine = [cell for name, cell in run.items() if name.startswith("premortem")]
+    others = {name: cell for name, cell in run.items() if not name.startswith("premortem")}
+    if not mine or not others:
         return "not run"
+    ours = min(mine, key=lambda cell: (_RANK[cell.word], -cell.cost))
     behind = [name for name, cell in others.items() if _compare(cell, ours) > 0]
     level = [name for name, cell in others.items() if _compare(cell, ours) == 0]
     if behind:

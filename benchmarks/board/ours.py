@@ -28,6 +28,7 @@ class Premortem:
         self._save_every = save_every
         self._seen: int | None = None
         self._note = ""
+        self._skipped: list[int] = []
 
     def train(self, job: Job) -> None:
         optimizer = job.optimizer()
@@ -39,7 +40,9 @@ class Premortem:
             began, steps = run.step_number, job.epochs * STEPS_AN_EPOCH
             while run.step_number < steps and not run.stopped:
                 for batch in run.batches(job.loader):
-                    run.step(loss_fn, batch)
+                    stepped = run.step(loss_fn, batch)
+                    if stepped is not None and not stepped.applied:
+                        self._skipped.append(run.ticks)
                     if run.step_number >= steps:
                         break
             self._tell(run, began, job)
@@ -48,9 +51,9 @@ class Premortem:
 
     def _tell(self, run: Any, began: int, job: Job) -> None:
         records = [row.record for row in run.ledger.records()]
-        opened = [record for record in records if record.event == "opened"]
-        self._seen = opened[0].tick - 1 if opened else None
-        self._note = f"{len(opened)} incidents"
+        opened = [record.tick for record in records if record.event == "opened"]
+        self._seen = min((*opened, *self._skipped), default=0) - 1 if opened or self._skipped else None
+        self._note = f"{len(opened)} incidents, {len(self._skipped)} steps skipped"
         if job.resume:
             self._note += f"; from step {began}"
 

@@ -33,6 +33,9 @@ def test_the_last_column_says_who_is_ahead_and_by_what() -> None:
     level = {"premortem": cells["A"], "A": cells["A"]}
     assert verdict("shift", level) == "level with A: recovered × 1.000 and recovered × 1.000"
     assert verdict("shift", {"premortem": cells["A"], "B": cells["premortem"]}) == "ahead"
+    worse = cells | {"premortem": cells["A"], "premortem_default": cells["premortem"]}
+    assert verdict("shift", worse) == verdict("shift", cells)
+    assert verdict("shift", worse | {"premortem_default": cells["B"]}) == verdict("shift", level)
 
 
 def test_an_unknown_row_is_a_line_and_exit_2() -> None:

@@ -81,3 +81,9 @@ def test_where_memory_is_short_all_are_let_go() -> None:
     moments.give_up()
     assert moments.good() is None
     assert not stepped(moments, 500).is_due
+
+
+def test_what_cannot_be_copied_is_left_to_bundles() -> None:
+    moments = Moments(lambda: {"model": {"lines": (line for line in "abc")}})
+    assert not moments.take(25, 25)
+    assert not stepped(moments, 500).is_due

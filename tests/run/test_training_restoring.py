@@ -30,7 +30,7 @@ def data() -> DataLoader[tuple[Tensor, ...]]:
 class Run:
     """A small regression whose loss a fault may change at every step from ``onset`` on."""
 
-    def __init__(self, folder: Path, fault: Callable[[Tensor], Tensor], onset: int = 150, save_every: int = 20) -> None:
+    def __init__(self, folder: Path, fault: Callable[[Tensor], Tensor], onset: int = 150, save_every: int = 50) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-3)

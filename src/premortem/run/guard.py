@@ -41,7 +41,8 @@ class Options:
     Attributes:
         max_norm: gradients are clipped to this norm; the guard clips, so the loop need not.
         accumulate: micro-batches an optimiser step.
-        save_every: optimiser steps between bundles; 0 chooses it so that saving stays under 4 % of the time.
+        save_every: optimiser steps between bundles; 0 chooses it so that saving stays under 4 % of the time,
+            or 10 % while the later half of the run's steps has no bundle.
         probation: healthy steps until a bundle is good.
         keep: how many of the newest bundles are kept beside the good ones.
         prune_by_hand: leave old bundles to the ladder (a storage risk) instead of pruning at each save.

@@ -79,7 +79,10 @@ class Moments:
         return self._seconds + self._least_s <= share * self._trained_s
 
     def take(self, tick: int, step: int) -> bool:
-        """Take this moment, on probation from this tick; ``False`` where it does not fit, now and ever after."""
+        """Take this moment, on probation from this tick; ``False`` where it cannot be, now and ever after.
+
+        What cannot be copied or hashed (a state of the user's own) is left to bundles: nothing is raised (law 8).
+        """
         self._since = 0
         try:
             parts = self._gather()
@@ -87,12 +90,13 @@ class Moments:
                 raise MemoryError
             began = time.monotonic()
             kept = {name: _copy(part) for name, part in parts.items()}
-        except MemoryError:
+            moment = Moment(step, kept, _hashed(kept))
+        except Exception:
             self.give_up()
             return False
         for old in sorted(self._on_probation)[: 2 - _COPIES + len(self._on_probation)]:
             del self._on_probation[old]
-        self._on_probation[tick] = Moment(step, kept, _hashed(kept))
+        self._on_probation[tick] = moment
         took = time.monotonic() - began
         self._seconds += took
         self._least_s = min(self._least_s or took, took)
@@ -109,7 +113,10 @@ class Moments:
 
     def good(self) -> tuple[int, dict[str, Any]] | None:
         """Step and parts of the last good moment, checked and copied; one that was damaged is dropped."""
-        parts = None if self._good is None else self._good.copied()
+        try:
+            parts = None if self._good is None else self._good.copied()
+        except MemoryError:
+            parts = None
         if self._good is None or parts is None:
             self._good = None
             return None
