@@ -388,6 +388,8 @@ def test_a_command_finds_the_risks_of_a_named_folder(guard: Guard, tmp_path: Pat
     assert validated(str(folder)).returncode == 0
     missing = validated("")
     assert (missing.returncode, "unknown risk 'tank/runs-over'" in missing.stderr) == (2, True)
+    with pytest.raises(ConfigError, match=r"found no drill\.py"):
+        discover.find_risk("tank/runs-over", "here").drill_module()
     empty = validated(str(tmp_path / "nowhere"))
     assert (empty.returncode, "found no risk" in empty.stderr) == (2, True)
 

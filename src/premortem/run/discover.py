@@ -48,7 +48,10 @@ class FoundRisk:
         return (module.__doc__ or "").strip()
 
     def drill_module(self) -> ModuleType:
-        """Import its drill, with whatever heavy library its workload needs."""
+        """Import its drill, with whatever heavy library its workload needs; ``ConfigError`` where it has none."""
+        if not (self.folder / "drill.py").is_file():
+            raise ConfigError(f"{self.folder}: found no drill.py, expected one with CASES; until then nothing about "
+                              f"{self.id} can be proven")  # fmt: skip
         return importlib.import_module(f"{self.package}.drill")
 
     @property
