@@ -74,7 +74,8 @@ def assess(team: Team, home: Path) -> Standing:
     """What a nightly job does: one assessment, in a guard that remembers all earlier ones."""
     guard = premortem.Guard(HERE / "register.yaml", risks=HERE / "risks")
     with guard.watching(Delivery(team.repository, home), home=home, say=say) as watch:
-        watch.assess(team.repository.content(team.day), team.repository.measure(team.day))
+        if not watch.assess(team.repository.content(team.day), team.repository.measure(team.day)):
+            print("  assessed before: this home has seen the same history on the same day")
         return watch.standing
 
 

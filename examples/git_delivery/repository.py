@@ -32,8 +32,10 @@ class Repository:
         when = f"{int(1_700_000_000 + day * DAY)} +0000"
         own = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
                "GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}  # fmt: skip
-        done = subprocess.run(["git", *words], cwd=self.folder, env={**os.environ, **own}, text=True,
-                              capture_output=True, check=False)  # fmt: skip
+        # called from a hook, GIT_DIR would name that hook's repository and not this one
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(["git", *words], cwd=self.folder, env=plain | own, text=True, capture_output=True,
+                              check=False)  # fmt: skip
         if done.returncode:
             raise StageError(f"git {words[0]}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout

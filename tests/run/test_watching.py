@@ -196,6 +196,27 @@ def test_rows_beyond_those_that_may_wait_are_reported_as_not_watched(guard: Guar
     assert "4 rows were left out" in str([row.record.data for row in _rows(tmp_path, "unwatched")])
 
 
+def test_rows_of_several_threads_are_taken_one_at_a_time(guard: Guard, tmp_path: Path) -> None:
+    with guard.watching(Tank(), home=tmp_path) as watch:
+        ticking = [threading.Thread(target=lambda: [watch.tick(HEALTHY) for _ in range(50)]) for _ in range(4)]
+        for thread in ticking:
+            thread.start()
+        for thread in ticking:
+            thread.join()
+        assert watch.ticks == 200
+        assert watch.standing.is_healthy
+
+
+def test_a_rung_that_names_no_watch_is_reported(guard: Guard, tmp_path: Path) -> None:
+    page = tmp_path / "second_risks" / "tank" / "spills" / "risk.py"
+    page.parent.mkdir(parents=True)
+    page.write_text(RISK.replace("settle=ticks(0)", "peel_after='rain', settle=ticks(0)"))
+    (tmp_path / "spills.yaml").write_text(REGISTER.replace("tank/runs-over", "tank/spills"))
+    with Guard(tmp_path / "spills.yaml", risks=tmp_path / "second_risks").watching(Tank(), home=tmp_path):
+        pass
+    assert "no watch 'rain'" in str([row.record.data for row in _rows(tmp_path, "unwatched")])
+
+
 def test_the_same_content_is_assessed_once_and_over_restarts(guard: Guard, tmp_path: Path) -> None:
     with guard.watching(Tank(), home=tmp_path) as watch:
         assert watch.assess("aa", FULL)
