@@ -58,12 +58,10 @@ def _fallbacks(policy: Path | None) -> dict[str, Fallback]:
 def _run(
     bundles: list[Path], config: ServiceConfig, fallbacks: dict[str, Fallback], place: tuple[str, int, float]
 ) -> None:
-    import asyncio
-
     from premortem.stages.serve.service import Service
 
     try:
-        from premortem.stages.serve.service.http import listen, serve
+        from premortem.stages.serve.service.http import listen, run, serve
     except ImportError as error:
         raise ConfigError(f"serving over HTTP needs {error.name}; install premortem[serve]") from error
     host, port, grace_s = place
@@ -72,7 +70,7 @@ def _run(
     address = f"http://{host}:{line.getsockname()[1]}"
     typer.echo(f"listening on {address}; a worker is warming up")
     with line:
-        asyncio.run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
+        run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
     typer.echo(_account(service))
 
 

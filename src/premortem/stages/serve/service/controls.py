@@ -126,7 +126,7 @@ class Controls:
     def _on_loop(self, act: Callable[[], T]) -> T:
         """Carry it out on the service's loop; raises StageError where that does not come to it."""
         loop = self._loop
-        if loop is None or loop.is_closed():
+        if loop is None or loop.is_closed() or not self.tasks:
             raise StageError("the service is not running: start it first")
         if _is_running_here(loop):
             return act()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from premortem.core.errors import ConfigError
@@ -31,6 +31,8 @@ class Dispatch:
         """Segments at most by the setting; 0 is the model's own limit."""
         self.depth_in_force = 0
         """Segments allowed to the newest puzzle that a worker was asked."""
+        self.on_canary: Callable[[ToldThought], None] | None = None
+        """Told of answers to puzzles with numbers below 0, which no client asked."""
         self.standins: dict[str, Standin] = {}
         self._service, self._fallbacks = service, fallbacks
         self._queue: deque[Pending] = deque()
@@ -56,7 +58,7 @@ class Dispatch:
         """Answer it from the cache, or queue it with its task's policy."""
         policy = self.policies[pending.task]
         if policy == "hrm":
-            pending.depth = self._depth_for(pending.task)
+            pending.depth = self.depth_for(pending.task)
         known = self._service.cache.get(self._key(pending, policy))
         if known is not None and (policy == "ppo" or known.halted or known.segments >= pending.depth):
             self._service.book.answer(pending, known, cached=True)
@@ -89,7 +91,7 @@ class Dispatch:
             if pending.future.done():
                 continue
             pending.tries += 1
-            pending.depth = self.depth_in_force = self._depth_for(pending.task)
+            pending.depth = self.depth_in_force = self.depth_for(pending.task)
             puzzles.append(Puzzle(pending.number, pending.task, pending.puzzle, pending.depth))
             room -= 1
         if puzzles:
@@ -137,7 +139,8 @@ class Dispatch:
         if len(self._queue) > 2 * self._service.config.queue:
             self._queue = deque(pending for pending in self._queue if not pending.future.done())
 
-    def _depth_for(self, task: str) -> int:
+    def depth_for(self, task: str) -> int:
+        """Segments that the next puzzle of this task is allowed."""
         most = self._service.crew.models[task].max_segments
         return min(self.depth, most) if self.depth else most
 
@@ -151,6 +154,8 @@ class Dispatch:
     def _told(self, link: Link, thought: ToldThought) -> None:
         pending = self._service.book.get(thought.number)
         if pending is None:
+            if thought.number < 0 and self.on_canary is not None:
+                self.on_canary(thought)
             return
         version = self._service.crew.models[pending.task].version
         is_right = self._service.tasks[pending.task].is_right(pending.puzzle, thought.tokens)

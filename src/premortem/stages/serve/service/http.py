@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -37,6 +39,7 @@ from premortem.stages.serve.service.schemas import (
 )
 from premortem.stages.serve.service.service import Service
 
+_LOG = logging.getLogger("premortem.serve")
 MOST_BYTES = 1 << 16
 """Of a request's body."""
 STATUS: dict[Reason, int] = {
@@ -186,7 +189,8 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket to serve on; raises ConfigError where the address cannot be had, such as a port in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    line = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's delay (40 ms a reply) off only for sockets that name their protocol
+    line = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         line.bind((host, port))
@@ -198,6 +202,21 @@ def listen(host: str, port: int) -> socket.socket:
     return line
 
 
+def _log_renewal(done: Future[None]) -> None:
+    if (error := done.exception()) is not None:
+        _LOG.error("the worker was not renewed, the old one stays: %s", error)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Carry out :func:`serve` on the fastest loop that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
 async def serve(
     service: Service,
     line: socket.socket,
@@ -207,7 +226,8 @@ async def serve(
 ) -> None:
     """Start the service and answer until SIGTERM or SIGINT; then finish what was accepted, within the grace.
 
-    It listens from the first moment, so that readiness can be asked while the worker warms up.
+    SIGHUP renews the worker: another is started beside it and takes over when it is warm. It listens from the first
+    moment, so that readiness can be asked while the worker warms up.
 
     Raises:
         ConfigError, StageError: the service could not be started.
@@ -224,8 +244,13 @@ async def serve(
         server.force_exit = server.should_exit  # a second signal waits for nobody
         server.should_exit = True
 
+    def renew() -> None:
+        if service.tasks:  # while the first one warms up there is nothing to renew
+            service.reload_worker().add_done_callback(_log_renewal)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, renew)
     answering = loop.create_task(server.serve(sockets=[line]))
     starting = loop.create_task(service.start())
     try:
@@ -238,7 +263,7 @@ async def serve(
         starting.cancel()
         await asyncio.gather(answering, starting, return_exceptions=True)
         await service.close(grace_s if not server.force_exit else 0.0)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
     if not starting.cancelled() and (error := starting.exception()) is not None:
         raise error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 
 ENOUGH = {0.5: 30, 0.95: 200, 0.99: 200}
 """Samples that a quantile needs before it says anything."""
@@ -21,6 +23,9 @@ class Samples:
         self._taken: deque[float] = deque(maxlen=_KEPT)
         self._lock = threading.Lock()
         self._mark = float("-inf")
+        self.taken = 0
+        """Since the mark, those that are no longer kept included."""
+        self.marks = 0
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -28,7 +33,8 @@ class Samples:
     def mark(self, now: float) -> None:
         """Forget what was taken; only requests accepted from now on count. ``now``: the service's clock, seconds."""
         with self._lock:
-            self._mark = now
+            self._mark, self.taken = now, 0
+            self.marks += 1
             self._taken.clear()
 
     def add(self, accepted_at: float, now: float) -> None:
@@ -36,11 +42,20 @@ class Samples:
         with self._lock:
             if accepted_at >= self._mark:
                 self._taken.append((now - accepted_at) * 1e3)
+                self.taken += 1
+
+    def newest(self, count: int) -> list[float]:
+        """Milliseconds of the newest samples, so many at most, in order of size."""
+        with self._lock:
+            return sorted(islice(reversed(self._taken), count))
 
     def quantile(self, share: float) -> float | None:
         """Milliseconds that ``share`` of the samples (0.5, 0.95 or 0.99) stay within; ``None`` with too few."""
-        with self._lock:
-            ordered = sorted(self._taken)
-        if len(ordered) < ENOUGH[share]:
-            return None
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return quantile_of(self.newest(_KEPT), share)
+
+
+def quantile_of(ordered: Sequence[float], share: float) -> float | None:
+    """The quantile of samples in order of size; ``None`` with fewer than it needs."""
+    if len(ordered) < ENOUGH[share]:
+        return None
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -159,6 +159,11 @@ class Service(Controls):
         self.book.samples.mark(time.monotonic())
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop on which it was started."""
+        return self._loop
+
+    @property
     def pending(self) -> int:
         """Accepted requests that wait for an answer."""
         return len(self.book)

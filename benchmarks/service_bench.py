@@ -1,0 +1,289 @@
+"""What the benchmarks of the service share: a trained bundle, puzzles with the model's own answers, processes.
+
+Not run by itself; see ``service_load.py`` and ``service_faults.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrm_sudoku import DATA, Setting, train
+from premortem.stages.serve.card import read_card, save_model
+from premortem.stages.serve.reasoner import Reasoner
+from premortem.stages.train.hrm import HRM, sudoku_config, sudoku_recipe
+from premortem.stages.train.sudoku import make_split
+from service_loadgen import Plan
+
+HERE = Path(__file__).parent
+PATH = "/v1/solve/sudoku"
+_TIE = 1e-3
+"""Logits that are closer than this change their order with the size of the batch: either is the model's answer."""
+
+
+def bundle_for(given: Path | None, folder: Path) -> Path:
+    """The bundle that was given, or a 4×4 Sudoku model trained now, by the recipe (minutes)."""
+    if given is not None:
+        return given
+    print("no --bundle: training one, some minutes", file=sys.stderr, flush=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    setting = Setting(4, sudoku_config(4), sudoku_recipe(4), DATA[4], "cpu", 12.0, 0)
+    split, model = make_split(replace(setting.data, seed=0)), HRM(setting.config)
+    trained = train(model, setting, split, 0, math.inf)
+    with trained.ema.swapped_in(model):
+        return save_model(folder, trained.steps, model, task="sudoku", size=4)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Distinct puzzles as bodies, and what the undisturbed model answers to each (several where two are close)."""
+
+    puzzles: list[bytes]
+    bodies: list[str]
+    right: list[set[bytes]]
+
+
+def make_pool(bundle: Path, count: int, seed: int = 0) -> Pool:
+    """``count`` distinct puzzles; the answers come from the model called directly, in batches of 256."""
+    split = make_split(replace(DATA[4], seed=seed))
+    stream, step = split.batches(512, seed), 0
+    puzzles: dict[bytes, None] = {}
+    while len(puzzles) < count:
+        rows, _ = stream.batch(step)
+        puzzles.update(dict.fromkeys(row.astype(np.uint8).tobytes() for row in rows))
+        step += 1
+    chosen = list(puzzles)[:count]
+    reasoner = Reasoner(bundle, read_card(bundle).config)
+    most, right = reasoner.config.halting.max_segments, []
+    for at in range(0, count, 256):
+        some = chosen[at : at + 256]
+        thoughts = reasoner.think(torch.tensor([list(p) for p in some]), [most] * len(some), [None] * len(some))
+        right += [_answers(thought.logits) for thought in thoughts]
+    return Pool(chosen, [json.dumps({"puzzle": list(p), "timeout_ms": 2000}) for p in chosen], right)
+
+
+def _answers(logits_CV: torch.Tensor) -> set[bytes]:
+    """The likeliest tokens; with one close second, that too."""
+    best, second = logits_CV.topk(2, -1).values.unbind(-1)
+    tokens = logits_CV.argmax(-1)
+    told = {bytes(tokens.tolist())}
+    for cell in ((best - second) < _TIE).nonzero()[:, 0].tolist():
+        other = tokens.clone()
+        other[cell] = logits_CV[cell].topk(2).indices[1]
+        told.add(bytes(other.tolist()))
+    return told
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """One that is free now."""
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+@contextlib.contextmanager
+def service(bundle: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """``premortem infer`` as a process of its own: its port and pid. Ends it with SIGTERM; it must end well."""
+    port = free_port()
+    words = ["-m", "premortem.app.cli.main", "infer", str(bundle), "--port", str(port), *options]
+    with _process(words) as process:
+        wait_until_ready(port)
+        yield port, process.pid
+        process.send_signal(signal.SIGTERM)
+        if process.wait(30) != 0:
+            raise SystemExit(f"the service ended with {process.returncode}, expected 0")
+
+
+@contextlib.contextmanager
+def bare() -> Iterator[int]:
+    """The bare service, as a process of its own."""
+    port = free_port()
+    with _process([str(HERE / "service_bare.py"), str(port)]):
+        wait_until_open(port)
+        yield port
+
+
+@contextlib.contextmanager
+def hog() -> Iterator[None]:
+    """A process that wants one core whole."""
+    with _process(["-c", "while True: pass"]):
+        yield
+
+
+@contextlib.contextmanager
+def _process(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=2)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return int(reply.status), reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def wait_until_ready(port: int, patience_s: float = 90.0) -> None:
+    """Until ``/readyz`` says so."""
+    wait_until_open(port, patience_s)
+    until = time.monotonic() + patience_s
+    while get(port, "/readyz")[0] != 200:
+        if time.monotonic() > until:
+            raise SystemExit(f"not ready after {patience_s} s")
+        time.sleep(0.1)
+
+
+def wait_until_open(port: int, patience_s: float = 90.0) -> None:
+    """Until something listens."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def worker_of(pid: int) -> int:
+    """The newest child of the service that is a worker."""
+    children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    workers = [c for c in children if b"service.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return workers[-1]
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of one plan."""
+
+    seconds: float
+    """From the first request due to the last reply."""
+    due: np.ndarray
+    latency_ms: np.ndarray
+    """Of every request, counted from when it was due."""
+    status: np.ndarray
+    policy: list[str]
+    wrong: int
+    """Answers that the model called directly does not give."""
+    invalid: int
+    """Answers, the model's own, that break the rules: its misses, not the service's."""
+    lost: int
+    """Requests without any reply."""
+    late_ms: float
+
+    @property
+    def answered(self) -> int:
+        return int((self.status == 200).sum())
+
+    @property
+    def per_s(self) -> float:
+        return self.answered / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds, over the answered ones."""
+        answered = self.latency_ms[self.status == 200]
+        return float(np.quantile(answered, share)) if len(answered) else math.nan
+
+    def statuses(self) -> dict[int, int]:
+        return dict(sorted(Counter(self.status.tolist()).items()))
+
+    def row(self, name: str) -> str:
+        quantiles = " ".join(f"{self.quantile(share):8.1f}" for share in (0.5, 0.95, 0.99))
+        return (
+            f"{name:38s} {len(self.status):6d} {self.answered:6d} {self.per_s:7.1f} {quantiles} {self.wrong:5d} "
+            f"{self.lost:4d}  {self.statuses()} (generator late by {self.late_ms:.0f} ms at most)"
+        )
+
+
+HEADER = (
+    f"{'':38s} {'asked':>6s} {'200':>6s} {'200/s':>7s} {'p50':>8s} {'p95':>8s} {'p99':>8s} {'wrong':>5s} {'lost':>4s}"
+)
+
+
+class Feed:
+    """Hands out the pool's puzzles round and round: the service's cache has forgotten one when it comes again."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._at = pool, 0
+
+    def take(self, count: int) -> list[int]:
+        """Indices of the next puzzles."""
+        taken = [(self._at + k) % len(self._pool.bodies) for k in range(count)]
+        self._at += count
+        return taken
+
+    def start(self, port: int, count: int, path: str = PATH, **how: Any) -> Running:
+        """Begin a plan in a process of its own."""
+        indices = self.take(count)
+        plan = Plan(port, path, [self._pool.bodies[i] for i in indices], **how)
+        return Running(plan, indices, self._pool, is_checked=path == PATH)
+
+    def run(self, port: int, count: int, path: str = PATH, **how: Any) -> Told:
+        """Carry a plan out."""
+        return self.start(port, count, path, **how).result()
+
+
+class Running:
+    """A load generator at work."""
+
+    def __init__(self, plan: Plan, indices: list[int], pool: Pool, *, is_checked: bool) -> None:
+        self._indices, self._pool, self._is_checked = indices, pool, is_checked
+        words = [sys.executable, str(HERE / "service_loadgen.py")]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(plan.__dict__).encode())
+        self._process.stdin.close()
+
+    def result(self) -> Told:
+        """Wait for it, and check every answer."""
+        assert self._process.stdout is not None
+        outcome = json.loads(self._process.stdout.read())
+        if self._process.wait() != 0:
+            raise SystemExit("the load generator failed")
+        due, done, status = (np.array(outcome[name]) for name in ("due", "done", "status"))
+        policy, wrong, invalid = [], 0, 0
+        for index, code, text in zip(self._indices, outcome["status"], outcome["replies"], strict=True):
+            if code != 200 or not self._is_checked:
+                policy.append("")
+                continue
+            reply = json.loads(text)
+            policy.append(reply["policy"])
+            wrong += bytes(reply["solution"]) not in self._pool.right[index]
+            invalid += not reply["valid"]
+        lost = int((status == 0).sum())
+        seconds = float(done.max() - due.min())
+        latency = np.where(status == 0, np.inf, (done - due) * 1e3)
+        return Told(seconds, due, latency, status, policy, wrong, invalid, lost, outcome["late_ms"])

@@ -1,0 +1,128 @@
+"""The HRM service under load: latency at half of its capacity, goodput beyond it, and what it adds to the model.
+
+    python benchmarks/service_load.py [--bundle runs/step-00001200] [--requests 10000]
+
+Real processes: ``premortem infer``, a load generator that does not slow down when the service does, a CPU hog. Every
+answer is held against what the model says when called directly. No puzzle is answered from the cache. Beside it a bare
+FastAPI service with a small net under the same load. Exit code 1 when a bound is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from premortem.stages.serve.card import read_card
+from premortem.stages.serve.reasoner import Reasoner
+from premortem.stages.serve.service.frames import Puzzle
+from premortem.stages.serve.service.lane import Lane
+from service_bench import HEADER, PATH, Feed, Pool, Told, bare, bundle_for, hog, make_pool, service
+
+P95_MS, OVERHEAD_MS, GOODPUT = 50.0, 2.0, 0.9
+_CLIENTS = 64
+_POOL = 12_000
+
+
+def overhead_ms(bundle: Path, pool: Pool, port: int, count: int = 300) -> tuple[float, float, float]:
+    """Medians of: one request at a time, the same puzzle straight to the model, and the difference of each pair."""
+    torch.set_num_threads(1)
+    card = read_card(bundle)
+    lane, line = Lane(Reasoner(bundle, card.config), 16), http.client.HTTPConnection("127.0.0.1", port)
+    direct, asked = [], []
+    for number, (puzzle, body) in enumerate(zip(pool.puzzles[-count:], pool.bodies[-count:], strict=True)):
+        began = time.perf_counter()
+        lane.put(Puzzle(number, card.task, puzzle, card.config.halting.max_segments))
+        while not lane.step():
+            pass
+        direct.append((time.perf_counter() - began) * 1e3)
+        began = time.perf_counter()
+        line.request("POST", PATH, body)
+        reply = line.getresponse()
+        text = reply.read()
+        asked.append((time.perf_counter() - began) * 1e3)
+        if reply.status != 200 or json.loads(text)["cached"]:
+            raise SystemExit(f"one request at a time: {reply.status} {text!r}, expected an answer that was computed")
+    pairs = [a - d for a, d in zip(asked, direct, strict=True)]
+    return statistics.median(asked), statistics.median(direct), statistics.median(pairs)
+
+
+def capacity_of(feed: Feed, port: int, path: str, count: int) -> Told:
+    """Clients that ask one request after another; the first ones warm everything up and do not count."""
+    feed.run(port, count // 4, path, closed=_CLIENTS)
+    return feed.run(port, count, path, closed=_CLIENTS)
+
+
+def with_hog_and_renewal(feed: Feed, port: int, pid: int, count: int, rate: float) -> Told:
+    """A hog throughout, and the worker renewed a third of the way in."""
+    with hog():
+        timer = threading.Timer(count / rate / 3, os.kill, (pid, signal.SIGHUP))
+        timer.start()
+        try:
+            return feed.run(port, count, rate=rate, seed=2)
+        finally:
+            timer.cancel()
+
+
+def run(bundle: Path, count: int) -> list[str]:
+    """Print every row; returns the bounds that were missed."""
+    pool = make_pool(bundle, _POOL)
+    feed, missed = Feed(pool), []
+    print(HEADER, flush=True)
+
+    def show(name: str, told: Told) -> Told:
+        print(told.row(name), flush=True)
+        return told
+
+    with service(bundle) as (port, pid):
+        before, direct, added = overhead_ms(bundle, pool, port)
+        capacity = show(f"capacity, {_CLIENTS} clients", capacity_of(feed, port, PATH, 4000)).per_s
+        half = show("half of it", feed.run(port, count, rate=capacity / 2, seed=1))
+        hogged = show("half, a CPU hog, one renewal", with_hog_and_renewal(feed, port, pid, count, capacity / 2))
+        over = show("twice the capacity", feed.run(port, int(30 * capacity), rate=2 * capacity, seed=3))
+    with bare() as port:
+        show("bare: capacity", capacity_of(feed, port, "/solve", 4000))
+        show("bare: at the rate of half", feed.run(port, count, "/solve", rate=capacity / 2, seed=1))
+        with hog():
+            show("bare: and a CPU hog", feed.run(port, count, "/solve", rate=capacity / 2, seed=2))
+    print(f"one at a time: {before:.2f} ms, straight to the model {direct:.2f} ms, difference {added:.2f} ms (medians)")
+    print(f"goodput at twice the capacity: {over.per_s / capacity:.0%}; the model's own misses: "
+          f"{half.invalid + hogged.invalid} of {half.answered + hogged.answered} answers")  # fmt: skip
+    for name, told in (("half", half), ("half with a hog", hogged)):
+        if not told.quantile(0.95) < P95_MS:
+            missed.append(f"{name}: p95 {told.quantile(0.95):.1f} ms, bound {P95_MS:g}")
+        if told.answered < len(told.status):
+            missed.append(f"{name}: {len(told.status) - told.answered} requests not answered")
+    for name, told in (("half", half), ("half with a hog", hogged), ("twice", over)):
+        if told.wrong or told.lost:
+            missed.append(f"{name}: {told.wrong} wrong and {told.lost} lost answers")
+    if over.per_s < GOODPUT * capacity:
+        missed.append(f"goodput {over.per_s / capacity:.0%} at twice the capacity, bound {GOODPUT:.0%}")
+    if added > OVERHEAD_MS:
+        missed.append(f"overhead {added:.2f} ms at the median, bound {OVERHEAD_MS:g}")
+    return missed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="the HRM service under load")
+    parser.add_argument("--bundle", type=Path, help="a served bundle; without it one is trained")
+    parser.add_argument("--requests", type=int, default=10_000, help="at half of the capacity, each time")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        missed = run(bundle_for(arguments.bundle, Path(folder)), arguments.requests)
+    print("bounds: " + ("; ".join(missed) if missed else "all held"))
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
