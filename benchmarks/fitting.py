@@ -10,7 +10,7 @@ import json
 import multiprocessing
 from typing import Any
 
-BATCH, LENGTH, WIDTH, DEPTH, STEPS = 128, 64, 256, 6, 8
+BATCH, LENGTH, WIDTH, DEPTH, STEPS = 128, 128, 256, 6, 8
 MIB = 1 << 20
 
 
@@ -67,7 +67,7 @@ def ours(limit_mib: int) -> dict[str, Any]:
             return answer(failure)
 
         run.trying.answers["out of memory"] = counted
-        with AddressSpaceLimit(limit_mib * MIB):
+        with AddressSpaceLimit(limit_mib * MIB, beyond_use=True):
             losses = [stepped.loss for _ in range(STEPS) if (stepped := run.step(loss_of, x)) is not None]
     return {"ooms": calls["ooms"], "effective_batch": BATCH, "losses": losses}
 
@@ -93,7 +93,7 @@ def accelerates(limit_mib: int) -> dict[str, Any]:
             losses.append(float(loss.detach()))
         return losses
 
-    with AddressSpaceLimit(limit_mib * MIB):
+    with AddressSpaceLimit(limit_mib * MIB, beyond_use=True):
         losses = train()
     return {"ooms": len(calls) - 1, "effective_batch": calls[-1], "losses": losses}
 
@@ -108,7 +108,7 @@ def _child(name: str, limit_mib: int, answer: Any) -> None:
 def main() -> None:
     """Print what each came to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit-mib", type=int, default=24)
+    parser.add_argument("--limit-mib", type=int, default=30)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")

@@ -18,6 +18,7 @@ from premortem.faults.owner import PREFIX
 from premortem.machine import memory
 from premortem.machine.cgroup import Cgroup, cgroup_of
 from premortem.machine.files import UNLIMITED, field, read_bytes
+from premortem.machine.relief import free_in_heap
 
 MIB = 1 << 20
 _SLACK = 8 * MIB
@@ -88,18 +89,19 @@ class MemoryLimit(Disturbance):
 class AddressSpaceLimit(Disturbance):
     """Allocations of this process fail (MemoryError) once it has grown by `growth_bytes`; nobody is killed.
 
-    `which`: `RLIMIT_DATA` counts private writable memory, `RLIMIT_AS` every mapping. Children started meanwhile
-    inherit it.
+    `which`: `RLIMIT_DATA` counts private writable memory, `RLIMIT_AS` every mapping. `beyond_use`: growth is counted
+    from what is in use, so that what malloc keeps for later is part of it and not a cushion of unknown size. Children
+    started meanwhile inherit it.
     """
 
     name = "address space limit"
     _KINDS = {"RLIMIT_DATA": (resource.RLIMIT_DATA, "VmData"), "RLIMIT_AS": (resource.RLIMIT_AS, "VmSize")}
 
-    def __init__(self, growth_bytes: int, which: str = "RLIMIT_DATA") -> None:
+    def __init__(self, growth_bytes: int, which: str = "RLIMIT_DATA", *, beyond_use: bool = False) -> None:
         if growth_bytes <= 0 or which not in self._KINDS:
             kinds = ", ".join(self._KINDS)
             raise ConfigError(f"{self.name}: found {growth_bytes}, {which!r}; expected bytes above 0, one of {kinds}")
-        self.growth_bytes, self.which = growth_bytes, which
+        self.growth_bytes, self.which, self.beyond_use = growth_bytes, which, beyond_use
         self._number, self._row = self._KINDS[which]
         self._before: int | None = None
         self._seen = Evidence(None, f"{self.name}: never entered")
@@ -109,7 +111,7 @@ class AddressSpaceLimit(Disturbance):
         if size is None:
             raise NotPermitted(f"{self.name}: found no size in /proc/self/status; run this on Linux")
         soft, hard = resource.getrlimit(self._number)
-        allowed = size + self.growth_bytes
+        allowed = size - (free_in_heap() if self.beyond_use else 0) + self.growth_bytes
         if hard != resource.RLIM_INFINITY and allowed > hard:
             raise NotPermitted(f"{self.name}: {allowed} is above the hard limit {hard}; ask for less")
         resource.setrlimit(self._number, (allowed, hard))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ class Garbage(DisturbedBatches[Tensor]):
     def hand_out(self, batch: Tensor, step: int) -> Tensor:
         """The batch as it is; what it leaves behind is the fault."""
         if self.is_on:
-            cycle: list[Any] = [torch.ones(self._bytes, dtype=torch.uint8)]
+            # memory of its own, as of a mapped file: malloc would serve it from what it keeps, unseen for many steps
+            cycle: list[Any] = [torch.frombuffer(mmap.mmap(-1, self._bytes), dtype=torch.uint8).fill_(1)]
             cycle.append(cycle)
             self._grown = max(self._grown, (resident() or 0) - self._before)
         return batch
@@ -149,7 +151,7 @@ def garbage(run: Trainable, folder: Path) -> Fault:
 
 def refuses(run: Trainable, folder: Path) -> Disturbance:
     """Allocations fail beyond what the planned model would have needed."""
-    return AddressSpaceLimit(REFUSED_MIB * MIB)
+    return AddressSpaceLimit(REFUSED_MIB * MIB, beyond_use=True)
 
 
 REFUSED_MIB = 14

@@ -63,7 +63,7 @@ class Params:
     leak_horizon: int = 100
     leak_critical: int = 25
     leak_block: int = 4
-    caches_every: int = 8
+    caches_every: int = 4  # well within the eight values of fast growth: what is emptied so often is no trend
     contingency: str = "stop"
     confirm: int = 4
     deadline: int = 16
