@@ -25,6 +25,7 @@ _CLOSE = 1e-3
 _WATCH_S = 0.1
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _START_GUESS_S = 5.0
+_SPARE_PATIENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ class Crew:
         link = Link(spec, self._duties.on_message, self._ended)
         self._links.add(link)
         try:
-            ready = await link.start(config.start_s)
+            is_spare = self.current is not None  # it stands back, and may take its time: nobody waits for it
+            ready = await link.start((_SPARE_PATIENCE if is_spare else 1) * config.start_s, is_spare=is_spare)
             self._judge(ready)
         except BaseException as error:
             self.fault = str(error)
@@ -185,7 +187,8 @@ class Crew:
                 self._links.discard(link)
             raise
         self.fault = ""
-        self._start_took_s = time.monotonic() - began
+        if not is_spare:
+            self._start_took_s = time.monotonic() - began
         return link
 
     def _judge(self, ready: Ready) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -20,6 +21,7 @@ from premortem.stages.serve.service.frames import Ask, Forget, Frames, Message, 
 
 _MODULE = "premortem.stages.serve.service.worker"
 _REAP_S = 10.0
+_SPARE = 10
 
 
 class Link(asyncio.Protocol):
@@ -60,8 +62,8 @@ class Link(asyncio.Protocol):
         """Seconds without a word while it owes an answer; 0 while it owes none."""
         return time.monotonic() - self.heard_at if self.at_work else 0.0
 
-    async def start(self, patience_s: float) -> Ready:
-        """Start the process and wait until it is warm.
+    async def start(self, patience_s: float, *, is_spare: bool = False) -> Ready:
+        """Start the process and wait until it is warm; a spare one takes only what time the others leave meanwhile.
 
         It is started from the loop's own thread: the kernel ends it with the thread that started it.
 
@@ -81,9 +83,14 @@ class Link(asyncio.Protocol):
             raise StageError(f"the inference worker could not be started: {error}") from error
         finally:
             theirs.close()
+        if is_spare:
+            self.set_share(_SPARE)
         await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         try:
-            return await asyncio.wait_for(asyncio.shield(self._started), patience_s)
+            ready = await asyncio.wait_for(asyncio.shield(self._started), patience_s)
+            if is_spare:
+                self.set_share(0)
+            return ready
         except TimeoutError as error:
             self.kill()
             raise StageError(f"the inference worker was not ready after {patience_s:.0f} s; it was ended") from error
@@ -109,6 +116,15 @@ class Link(asyncio.Protocol):
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
+
+    def set_share(self, niceness: int) -> None:
+        """How the kernel favours the process against others, 19 for the least; no effect where there are no autogroups.
+
+        A session has a group of its own, whose niceness may be lowered and put back without privileges; that of a
+        process may not.
+        """
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.pid}/autogroup").write_text(str(niceness), "ascii")
 
     async def ended(self) -> int | None:
         """Wait until it is gone; its exit code, negative for a signal."""
