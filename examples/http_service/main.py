@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import uvicorn
 from service import Quotes, QuoteWorkload, ask_all
 
@@ -54,24 +55,27 @@ async def served(quotes: Quotes) -> AsyncIterator[str]:
         await quotes.close()
 
 
-async def windows(count: int, quotes: Quotes, url: str, watch: Watch, items: list[str]) -> None:
+async def windows(count: int, quotes: Quotes, client: httpx.AsyncClient, watch: Watch, items: list[str]) -> None:
     """So many windows of 10 requests. The guard commits and acts in a thread of its own; the loop goes on."""
     for _ in range(count):
-        await asyncio.gather(ask_all(url, items), quotes.probe())
+        await asyncio.gather(ask_all(client, items), quotes.probe())
         await watch.observe(quotes.window())
 
 
 async def story(watch: Watch, quotes: Quotes, proxy: TcpProxy, *, faulty: bool) -> None:
     """A healthy time; an outage; a healthy time; a slow upstream while new items are asked for; a healthy time."""
-    async with served(quotes) as url:
-        await windows(8, quotes, url, watch, KNOWN)
+    async with served(quotes) as url, httpx.AsyncClient(base_url=url, timeout=10.0) as client:
+        await windows(8, quotes, client, watch, KNOWN)
         for kind, amount, items in (("refuse", 0.0, KNOWN), ("delay", 1.0, NEW)):
             fault = BadNetwork(proxy, kind, amount) if faulty else contextlib.nullcontext()
             with fault:
                 print(f"-- upstream: {getattr(fault, 'name', 'healthy')}")
-                await windows(14, quotes, url, watch, items)
+                await windows(13, quotes, client, watch, items)
             print("-- upstream: healthy")
-            await windows(12, quotes, url, watch, KNOWN)
+            await windows(3, quotes, client, watch, KNOWN)
+            for _ in range(20):  # the way back takes its time: each fallback is taken off by itself, and verified
+                if not watch.standing.is_healthy:
+                    await windows(1, quotes, client, watch, KNOWN)
 
 
 async def main() -> None:

@@ -100,7 +100,6 @@ class QuoteWorkload:
         self.conditions: dict[str, object] = {}
 
 
-async def ask_all(url: str, items: list[str]) -> None:
+async def ask_all(client: httpx.AsyncClient, items: list[str]) -> None:
     """What clients do: one request for each item, together."""
-    async with httpx.AsyncClient(base_url=url, timeout=10.0) as client:
-        await asyncio.gather(*(client.get(f"/quote/{item}") for item in items))
+    await asyncio.gather(*(client.get(f"/quote/{item}") for item in items))

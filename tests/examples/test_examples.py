@@ -18,6 +18,8 @@ from premortem.run.evidence import IncidentView, incidents
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("http_service", "checkpoint_gate", "evolution", "data_pipeline", "git_delivery", "supervise_command")
+MEASURED = ("http_service", "evolution", "supervise_command")
+"""Their figures differ from machine to machine; words and order do not."""
 
 
 @dataclass(frozen=True)
