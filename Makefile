@@ -28,8 +28,8 @@ test: setup
 	$(BIN)/python tests/coverage_floor.py
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks docs/tables.py
-	$(BIN)/ruff check src tests benchmarks docs/tables.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/tables.py
+	$(BIN)/ruff check src tests benchmarks examples docs/tables.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell src docs README.md CONTRIBUTING.md CHANGELOG.md
@@ -72,8 +72,8 @@ docs: setup
 	$(BIN)/python -m premortem.app.report.replayed docs/img/replay.svg
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
 
 clean:
 	rm -rf $(VENV) .premortem build dist *.egg-info

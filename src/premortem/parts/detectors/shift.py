@@ -83,7 +83,7 @@ class Shift:
         self._floor, self._warm_up = float(floor), float(warm_up)
         self.count = self.last = self.scale = self.wander = self.reference = 0.0
         self.fast = self.slow = self.calm = self.red = 0.0
-        self._begin_block()
+        self.block_sum = self.block_count = self.lowest = self.highest = 0.0
         self.bends = self.closed = self.held = self.mean_1 = self.mean_2 = 0.0
         self.width = self._floor
         self.means: list[float] = []
