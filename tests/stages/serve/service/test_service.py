@@ -457,8 +457,8 @@ def test_the_accounts_hold_whatever_happens_to_clients_and_worker(
 
         def ask() -> None:
             timeout_s = draw.choice([0.05, 60.0])
-            for puzzle in draw.sample(asked, draw.randint(1, 30)):
-                clients.append(asyncio.ensure_future(service.answer(puzzle, timeout_s=timeout_s)))
+            some = draw.sample(asked, draw.randint(1, 30))
+            clients.extend(asyncio.ensure_future(service.answer(puzzle, timeout_s=timeout_s)) for puzzle in some)
 
         def send(number: int) -> Callable[[], None]:
             return lambda: os.kill(service.worker_pid, number) if service.worker_pid else None
