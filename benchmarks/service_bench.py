@@ -196,6 +196,8 @@ class Told:
     """Of every request, counted from when it was due."""
     status: np.ndarray
     policy: list[str]
+    loads: set[int]
+    """Which starts of the worker answered."""
     wrong: int
     """Answers that the model called directly does not give."""
     invalid: int
@@ -274,16 +276,17 @@ class Running:
         if self._process.wait() != 0:
             raise SystemExit("the load generator failed")
         due, done, status = (np.array(outcome[name]) for name in ("due", "done", "status"))
-        policy, wrong, invalid = [], 0, 0
+        policy, loads, wrong, invalid = [], set(), 0, 0
         for index, code, text in zip(self._indices, outcome["status"], outcome["replies"], strict=True):
             if code != 200 or not self._is_checked:
                 policy.append("")
                 continue
             reply = json.loads(text)
             policy.append(reply["policy"])
+            loads.add(reply["load"])
             wrong += bytes(reply["solution"]) not in self._pool.right[index]
             invalid += not reply["valid"]
         lost = int((status == 0).sum())
         seconds = float(done.max() - due.min())
         latency = np.where(status == 0, np.inf, (done - due) * 1e3)
-        return Told(seconds, due, latency, status, policy, wrong, invalid, lost, outcome["late_ms"])
+        return Told(seconds, due, latency, status, policy, loads, wrong, invalid, lost, outcome["late_ms"])

@@ -106,6 +106,8 @@ def run(bundle: Path, count: int) -> list[str]:
     for name, told in (("half", half), ("half with a hog", hogged), ("twice", over)):
         if told.wrong or told.lost:
             missed.append(f"{name}: {told.wrong} wrong and {told.lost} lost answers")
+    if len(hogged.loads) < 2:
+        missed.append("the renewed worker was not warm before the load was over")
     if over.per_s < GOODPUT * capacity:
         missed.append(f"goodput {over.per_s / capacity:.0%} at twice the capacity, bound {GOODPUT:.0%}")
     if added > OVERHEAD_MS:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import torch
 
+from premortem.app.cli.exits import MISTAKE
 from premortem.stages.serve.card import save_model
 from premortem.stages.serve.clients import seeded_bundle
 from premortem.stages.train.hrm import HRM, HRMConfig
@@ -32,14 +33,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return save_model(tmp_path_factory.mktemp("model"), 7, HRM(CONFIG), task="sudoku", size=4)
-
-
-def fails(*words: str) -> tuple[int, str]:
-    run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, env=ENVIRONMENT)
-    assert "Traceback" not in run.stderr
-    lines = [line for line in run.stderr.splitlines() if line.startswith("premortem:")]
-    assert len(lines) == 1
-    return run.returncode, lines[0]
 
 
 def test_it_serves_until_it_is_told_to_end_and_finishes_what_it_accepted(bundle: Path) -> None:
@@ -63,18 +56,19 @@ def test_it_serves_until_it_is_told_to_end_and_finishes_what_it_accepted(bundle:
     assert "accepted 2, answered 2, refused after acceptance 0" in last
 
 
-def test_each_mistake_is_one_line_and_exit_code_2(bundle: Path, tmp_path: Path) -> None:
-    assert fails(str(tmp_path / "none"))[0] == 2
-    assert "found no checkpoint there" in fails(str(tmp_path / "none"))[1]
-    bare = seeded_bundle(tmp_path, CONFIG, 0)
-    code, said = fails(str(bare), "--port", "0")
-    assert (code, "expected model and card" in said) == (2, True)
-    code, said = fails(str(bundle), "--task", "maze")
-    assert (code, "--task maze: the checkpoint is of sudoku" in said) == (2, True)
-    code, said = fails(str(bundle), "--fallback", str(tmp_path / "policy"))
-    assert (code, "found no file there, expected a fallback policy" in said) == (2, True)
+def test_each_mistake_is_one_line_and_exit_code_2(premortem, bundle: Path, tmp_path: Path) -> None:
+    def told(*words: str) -> str:
+        said = premortem("infer", *words)
+        assert said.code == MISTAKE
+        assert said.err.count("\n") == 1
+        return str(said.err)
+
+    assert "found no checkpoint there" in told(str(tmp_path / "none"))
+    assert "expected model and card" in told(str(seeded_bundle(tmp_path, CONFIG, 0)), "--port", "0")
+    assert "--task maze: the checkpoint is of sudoku" in told(str(bundle), "--task", "maze")
+    missing = str(tmp_path / "policy")
+    assert "found no file there, expected a fallback policy" in told(str(bundle), "--fallback", missing)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, said = fails(str(bundle), "--port", str(taken.getsockname()[1]))
-    assert (code, "Address already in use; choose another --host or --port" in said) == (2, True)
-    code, said = fails(str(bundle), "--timeout", "-1")
-    assert (code, "setting timeout_s: found -1.0" in said) == (2, True)
+        said = told(str(bundle), "--port", str(taken.getsockname()[1]))
+    assert "Address already in use; choose another --host or --port" in said
+    assert "setting timeout_s: found -1.0" in told(str(bundle), "--timeout", "-1")

@@ -19,10 +19,11 @@ from premortem.core.errors import ConfigError, StageError
 from premortem.stages.serve import Reasoner
 from premortem.stages.serve.card import read_card, save_model
 from premortem.stages.serve.clients import seeded_bundle
-from premortem.stages.serve.service import Refused, Reply, Service, ServiceConfig, Unknown, running, tasks
+from premortem.stages.serve.service import MazeWalks, Refused, Reply, Service, ServiceConfig, Unknown, running, tasks
 from premortem.stages.serve.service.book import Counts
 from premortem.stages.train.hrm import HRM
 from premortem.stages.train.maze import shortest_answer
+from premortem.stages.train.ppo import PPOPolicy, WalkNet, WalkNetConfig
 
 from .conftest import CONFIG, save_tiny
 
@@ -329,6 +330,27 @@ def test_the_fallback_answers_when_it_is_chosen_even_what_a_wedged_worker_holds(
         account(service)
 
     play(scene, Service([maze_bundle], PATIENT, fallbacks={"maze": ShortestWalks()}))
+
+
+def test_a_trained_walker_stands_in_from_its_file(maze_bundle: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        PPOPolicy(WalkNet(WalkNetConfig(channels=4, rounds=2))).save(tmp_path / "walker.safetensors")
+    walks = MazeWalks.load(tmp_path / "walker.safetensors")
+
+    async def scene(service: Service) -> None:
+        service.set_policy("ppo")
+        told = await service.answer(MAZE)
+        expected = walks.policy.solve(MAZE)
+        assert (told.answer.tokens, told.answer.steps, told.answer.halted) == (
+            expected.tokens, expected.steps, expected.reached,
+        )  # fmt: skip
+        assert told.answer.valid == expected.reached
+        assert told.answer.model == f"walker@{walks.policy.sha256[:8]}"
+
+    play(scene, Service([maze_bundle], PATIENT, fallbacks={"maze": walks}))
+    with pytest.raises(ConfigError, match="found no file there, expected a fallback policy for mazes"):
+        MazeWalks.load(tmp_path / "none")
 
 
 def test_a_fallback_is_only_for_what_it_was_trained_on(sudoku_bundle: Path, maze_bundle: Path) -> None:

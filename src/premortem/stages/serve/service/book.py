@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -63,6 +64,13 @@ class Book:
             with contextlib.suppress(RuntimeError):  # the loop added or removed one meanwhile
                 oldest = next(iter(self._open.values()), None)
                 return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest.accepted_at)
+
+    @property
+    def oldest_number(self) -> float:
+        """Number of the one that has waited longest; infinite where none waits. Safe from any thread."""
+        while True:
+            with contextlib.suppress(RuntimeError):
+                return next(iter(self._open), math.inf)
 
     def accept(self, task: str, puzzle: bytes, depth: int, timeout_s: float) -> Pending:
         """From here on it is owed an answer, or a reason."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from premortem.core.errors import ConfigError
@@ -174,6 +174,11 @@ class Service(Controls):
         return self.book.oldest_s
 
     @property
+    def oldest_number(self) -> float:
+        """Number of the oldest request that waits; infinite where none does."""
+        return self.book.oldest_number
+
+    @property
     def silent_s(self) -> float:
         """Seconds that a worker which owes an answer has said nothing."""
         return self.crew.silent_s
@@ -218,7 +223,7 @@ class Service(Controls):
 
 
 @contextlib.asynccontextmanager
-async def running(service: Service, grace_s: float = 5.0):  # type: ignore[no-untyped-def]
+async def running(service: Service, grace_s: float = 5.0) -> AsyncIterator[Service]:
     """The service from start to close: ``async with running(Service([bundle])) as service``."""
     await service.start()
     try:
