@@ -7,7 +7,7 @@ import torch
 from premortem.core.errors import ConfigError
 from premortem.stages.serve import Reasoner, Solver
 from premortem.stages.train.hrm import HRM
-from premortem.stages.train.maze import MazeConfig, MazeSplit, is_shortest, make_split
+from premortem.stages.train.maze import MazeConfig, MazeSplit, is_shortest, make_split, steps_from
 from premortem.stages.train.maze.recipe import (
     answer_with_hrm,
     lay_out_positions,
@@ -37,7 +37,6 @@ def test_a_trained_model_served_from_its_bundle_answers_as_it_did(split, tmp_pat
     bundle = save_hrm(tmp_path, trained)
     reasoner = Reasoner(bundle.path, SMALL_CONFIG)
     answers = answer_with_hrm(trained.model, split.held_out)
-    reasoner.model.halting = replace(reasoner.model.halting, threshold=float("inf"))
     solver = Solver(reasoner)
     futures = [solver.submit(maze) for maze in split.held_out]
     while solver.work():
@@ -72,20 +71,25 @@ def test_training_lowers_the_loss_on_its_mazes(split) -> None:
     assert losses[1] < 0.6 * losses[0]
 
 
-def test_near_cells_begin_with_near_positions() -> None:
+@pytest.mark.parametrize("size", [5, 7])
+def test_near_cells_begin_with_near_positions(size) -> None:
     torch.manual_seed(0)
-    model = HRM(maze_config(7))
-    positions = model.embedding.positions
-    assert positions is not None
-    spread = positions.detach()[1:].square().mean()
+    model = HRM(maze_config(size))
+    assert model.embedding.positions is not None
+    spread = float(model.embedding.positions.detach()[1:].square().mean())
     lay_out_positions(model)
-    code = positions.detach()[1:]
-    alike = code @ code.T
-    assert code.square().mean() == pytest.approx(float(spread), rel=0.2)
-    middle = 24
-    beside, corner = [alike[middle, cell] for cell in (17, 23, 25, 31)], alike[middle, 0]
-    assert min(beside) > corner
-    assert max(beside) == pytest.approx(float(min(beside)), rel=1e-4)
+    positions = model.embedding.positions.detach()[1:]
+    assert float(positions.square().mean()) == pytest.approx(spread, rel=0.2)
+    alike = positions @ positions.T
+    for cell, row in enumerate(steps_from(size)):
+        beside = alike[cell, [near for near in row if near >= 0]]
+        assert float(beside.min()) == pytest.approx(float(beside.max()), rel=1e-4)
+        assert int((alike[cell] > float(beside.max()) + 1e-4).sum()) == 1  # itself alone
+
+
+def test_a_model_whose_positions_cannot_be_laid_out_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected learned positions"):
+        lay_out_positions(HRM(replace(maze_config(5), positions="rotary")))
 
 
 def test_no_minutes_is_no_training(split) -> None:

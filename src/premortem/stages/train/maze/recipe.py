@@ -13,7 +13,7 @@ import torch
 from premortem.core.errors import ConfigError
 from premortem.stages.train.checkpoint import Bundle, save_bundle
 from premortem.stages.train.ema import WeightEMA
-from premortem.stages.train.hrm import HRM, Batch, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
+from premortem.stages.train.hrm import HRM, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
 from premortem.stages.train.maze.dataset import MazeConfig, Mazes, MazeSplit
 from premortem.stages.train.maze.grid import VOCABULARY
 from premortem.stages.train.maze.paths import is_shortest, is_solved
@@ -54,35 +54,38 @@ def _small(size: int, hidden: int) -> HRMConfig:
         low_layers=2,
         positions="learned",
         loss="softmax",
-        halting=Halting(max_segments=4, exploration=0.5),
+        halting=Halting(max_segments=4),
     )
 
 
 _CONFIGS = {5: _small(5, 64), 7: _small(7, 96)}
-_RECIPES = {5: Recipe(steps=3000, weight_decay=1.0), 7: Recipe(steps=4000, weight_decay=1.0)}
+_RECIPES = {5: Recipe(steps=3600, weight_decay=1.0), 7: Recipe(steps=4000, weight_decay=1.0)}
 _DATA = {
     5: MazeConfig(5, train_layouts=1500, held_out_layouts=200, min_length=1, unique=True),
     7: MazeConfig(7, train_layouts=3000, held_out_layouts=200, min_length=1, unique=True),
 }
-_HALF_TURN = 0.5 * math.pi
+_FASTEST = 0.5 * math.pi
+"""Radians a cell of the fastest wave: slow enough that near cells look alike."""
 
 
 def lay_out_positions(model: HRM) -> None:
-    """Let learned positions begin as waves over rows and columns, slow enough that near cells look alike.
+    """Let learned positions begin as waves over rows and columns; all of them are trained.
 
-    Drawn at random, as HRM has them, they hide that the cells of a maze lie on a square; to find out took longer than
-    all the rest of the training.
+    Drawn at random, as HRM has them, they hide that the cells of a maze lie on a square. Raises :class:`ConfigError`
+    for a model without learned positions, or whose channels are no multiple of 4.
     """
-    learned, size = model.embedding.positions, round(model.config.seq_len**0.5)
-    if learned is None:
-        return
-    channels = model.config.hidden_size
-    waves = channels // 4
-    angle = torch.outer(torch.arange(size), torch.arange(1, waves + 1) / waves * _HALF_TURN)
+    config, learned = model.config, model.embedding.positions
+    if learned is None or config.hidden_size % 4:
+        raise ConfigError(
+            f"HRM with {config.positions} positions and {config.hidden_size} channels: expected learned positions and "
+            "a multiple of 4 channels; change HRMConfig"
+        )
+    size, waves = round(config.seq_len**0.5), config.hidden_size // 4
+    angle = torch.outer(torch.arange(size), torch.arange(1, waves + 1) / waves * _FASTEST)
     line = torch.cat((angle.sin(), angle.cos()), dim=1)
     both = torch.cat((line[:, None].expand(size, size, -1), line[None].expand(size, size, -1)), dim=2)
     with torch.no_grad():  # the scale of the random ones: a mean square of 1 / channels
-        learned[1:, : 4 * waves] = both.reshape(size * size, -1) * (2 / channels) ** 0.5
+        learned[1:] = both.flatten(0, 1) * (2 / config.hidden_size) ** 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,15 +181,21 @@ def score(mazes: Mazes, answers: list[bytes]) -> MazeScore:
 
 @torch.no_grad()
 def answer_with_hrm(model: HRM, mazes: Mazes, segments: int = 0) -> list[bytes]:
-    """The model's answers after ``segments`` segments, its limit where 0."""
+    """The model's answers as a service gives them: each where the model halts, after ``segments`` at the latest.
+
+    0 takes the model's own limit. Nothing is explored.
+    """
     was_training = model.training
     model.eval()
     inputs = torch.from_numpy(mazes.mazes)
-    batch: Batch = {"inputs": inputs, "labels": inputs}
-    carry = model.admit(model.initial_carry(batch), batch)
+    carry = model.initial_carry({"inputs": inputs, "labels": inputs})
     z_high, z_low = carry.z_high, carry.z_low
+    tokens = torch.zeros_like(inputs)
+    running = torch.ones(len(inputs), dtype=torch.bool)
     for _ in range(segments or model.halting.max_segments):
         segment = model.segment(z_high, z_low, inputs)
         z_high, z_low = segment.z_high, segment.z_low
+        tokens = torch.where(running[:, None], segment.logits.argmax(-1), tokens)
+        running = running & ~model.wants_halt(segment)
     model.train(was_training)
-    return [bytes(row) for row in segment.logits.argmax(-1).tolist()]
+    return [bytes(row) for row in tokens.tolist()]

@@ -28,7 +28,7 @@ class PPORecipe:
 
 
 _RECIPES = {
-    5: PPORecipe(20_480, WalkNetConfig(channels=16, rounds=10)),
+    5: PPORecipe(40_960, WalkNetConfig(channels=16, rounds=10)),
     7: PPORecipe(102_400, WalkNetConfig(channels=16, rounds=16)),
 }
 
