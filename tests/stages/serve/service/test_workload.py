@@ -1,0 +1,208 @@
+"""The service as a workload: fresh requests only, what is turned is read back where it acts, silence is no health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from premortem.core.action import Override, Owner
+from premortem.stages.serve.service import MazeWalks, Service, ServiceConfig, running
+from premortem.stages.serve.service.latency_baseline import Healthy, LatencyBaseline
+from premortem.stages.serve.service.workload import ServiceWorkload
+from premortem.stages.train.ppo import PPOPolicy
+from premortem.stages.train.ppo.network import WalkNet, WalkNetConfig
+
+MAZE = [2, 1, 1, 0, 3, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+CONFIG = ServiceConfig(timeout_s=60, max_wait_s=60, cache=None)
+ME = Owner(1, "a rung")
+Scene = Callable[[Service, ServiceWorkload], Awaitable[None]]
+
+
+def play(scene: Scene, bundle: Path, home: Path, policy: PPOPolicy | None = None) -> None:
+    """A guardable service from start to close, with a scene between."""
+    fallbacks = {} if policy is None else {"maze": MazeWalks(policy, "walks")}
+
+    async def main() -> None:
+        async with running(Service([bundle], CONFIG, fallbacks=fallbacks), grace_s=20) as service:
+            workload = ServiceWorkload(service, lambda key: LatencyBaseline(home / "baseline.json", key))
+            await scene(service, workload)
+
+    asyncio.run(main())
+
+
+def read(workload: ServiceWorkload) -> dict[str, float | None]:
+    return dict(zip((signal.name for signal in workload.signals), workload.row(), strict=True))
+
+
+async def ask(service: Service, count: int, puzzle: list[int]) -> None:
+    for _ in range(count):
+        await service.answer(puzzle)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+def test_a_p95_needs_200_fresh_requests_and_a_turn_begins_them_anew(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        assert read(workload)["latency_p95_ms"] is None
+        await ask(service, 199, asked[0])
+        row = read(workload)
+        assert row["latency_p50_ms"] is not None
+        assert row["latency_p95_ms"] is None
+        await ask(service, 1, asked[0])
+        row = read(workload)
+        assert row["latency_p95_ms"] is not None
+        assert row["latency_p99_ms"] >= row["latency_p95_ms"] >= row["latency_p50_ms"] > 0  # type: ignore[operator]
+        assert row["slowdown_p95"] is None, "without a baseline nothing is known"
+        workload.controls["depth"].turn(ME, Override("scale", 0.5))
+        read(workload)
+        await ask(service, 199, asked[0])
+        row = read(workload)
+        assert row["latency_p95_ms"] is None
+        assert row["demand"] == 199.0
+        await ask(service, 1, asked[0])
+        assert read(workload)["latency_p95_ms"] is not None
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+def test_who_waited_behind_requests_of_the_old_setting_does_not_count(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        old = [asyncio.ensure_future(service.answer(asked[number])) for number in range(40)]
+        await asyncio.sleep(0)
+        workload.controls["depth"].turn(ME, Override("scale", 0.5))
+        await asyncio.gather(*(service.answer(asked[number]) for number in range(40, 60)))
+        await asyncio.gather(*old)
+        read(workload)
+        assert len(service.samples) == 0
+        await ask(service, 30, asked[0])
+        read(workload)
+        assert len(service.samples) == 30
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+@pytest.mark.parametrize(("by", "segments"), [(0.5, 2), (0.25, 1), (0.125, 1), (0.74, 2)])
+def test_depth_is_whole_segments_and_reads_as_it_was_asked_for(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path, by: float, segments: int
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        depth = workload.controls["depth"]
+        assert depth.read() == 4.0
+        depth.turn(ME, Override("scale", by))
+        assert depth.read() == 4 * by, "what the kernel expects"
+        assert service.depth == segments
+        reply = await service.answer(asked[1])
+        assert reply.answer.segments <= segments
+        assert read(workload)["depth_in_force"] == 4 * by
+        service.set_depth(3)
+        assert depth.read() == 3.0, "somebody else set it: seen"
+        depth.undo(ME)
+        assert (depth.read(), service.depth) == (4.0, 4)
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+def test_caches_are_cleared_once_and_a_restart_is_there_when_the_new_worker_is_warm(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        await ask(service, 3, asked[0])
+        assert read(workload)["cache_entries"] == 1.0
+        cache, worker = workload.controls["cache"], workload.controls["worker"]
+        cache.turn(ME, Override("choose", "clear #1.1"))
+        assert cache.read() == "clear #1.1"
+        assert read(workload)["cache_entries"] == 0.0
+        service.clear_cache()
+        assert cache.read() == "nothing", "another clearing is not the evidence of this one"
+        pid = service.worker_pid
+        worker.turn(ME, Override("choose", "restart #1.1"))
+        assert worker.read() == "nothing", "asked for, and not there yet"
+        await until(lambda: worker.read() == "restart #1.1")
+        assert service.worker_pid not in (0, pid)
+        assert (await service.answer(asked[2])).answer.load == 2
+        assert "fallback" not in workload.controls, "a service without a fallback has one rung less"
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+def test_the_fallback_answers_and_a_probe_still_sees_the_model(maze_bundle: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        policy = PPOPolicy(WalkNet(WalkNetConfig(channels=4, rounds=4)))
+
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        workload.baseline.known = Healthy(5.0, 10.0, 5)
+        fallback = workload.controls["fallback"]
+        assert fallback.read() == 0.0
+        fallback.turn(ME, Override("choose", 1.0))
+        assert fallback.read() == 1.0
+        assert (await service.answer(MAZE)).answer.policy == "ppo"
+        assert read(workload)["fallback_share"] == 1.0
+        accepted = service.book.counts.accepted
+
+        def is_probed() -> bool:
+            return read(workload)["probe_slowdown"] is not None
+
+        await until(is_probed)
+        assert service.book.counts.accepted == accepted, "probes are in nobody's accounts"
+        assert service.pending == 0
+        fallback.undo(ME)
+        assert fallback.read() == 0.0
+        assert (await service.answer(MAZE)).answer.policy == "hrm"
+
+    play(scene, maze_bundle, tmp_path, policy)
+
+
+def test_the_baseline_is_learned_from_undisturbed_windows_only(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    offered: list[tuple[float, float]] = []
+
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        workload.baseline.offer = lambda p50, p95: offered.append((p50, p95))  # type: ignore[method-assign]
+        for window in range(3):
+            await ask(service, 200, asked[0])
+            read(workload)
+            assert len(offered) == window, "the first window after the start is a warm-up"
+        workload.controls["depth"].turn(ME, Override("scale", 0.5))
+        for _ in range(2):
+            await ask(service, 200, asked[0])
+            read(workload)
+        assert len(offered) == 2, "at another depth nothing is learned"
+        workload.controls["depth"].undo(ME)
+        for window in range(3):
+            read(workload)
+            await ask(service, 200, asked[0])
+            read(workload)
+            assert len(offered) == 2 + window
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+def test_a_new_normal_is_learned_again_when_a_person_says_so(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        workload.baseline.known = Healthy(1e-6, 1e-6, 5)
+        await ask(service, 200, asked[0])
+        slowdown = read(workload)["slowdown_p95"]
+        assert slowdown is not None
+        assert slowdown > 1.3
+        workload.rebaseline()
+        assert workload.baseline.known is None
+        assert read(workload)["slowdown_p95"] is None
+
+    play(scene, sudoku_bundle, tmp_path)
