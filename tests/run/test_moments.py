@@ -44,9 +44,9 @@ def test_a_moment_whose_bytes_changed_is_not_given() -> None:
 
 def test_its_pace_is_bounded_in_steps_and_in_time() -> None:
     moments = Moments(lambda: SMALL)
-    assert not stepped(moments, 24).is_due
+    assert not stepped(moments, 59).is_due
     assert stepped(moments, 1).is_due
-    moments.take(25, 25)
+    moments.take(60, 60)
     assert not moments.is_due
     assert stepped(moments, 25).is_due
     slow = Moments(lambda: SMALL)

@@ -118,7 +118,7 @@ def test_weights_that_are_no_numbers_are_not_kept_for_taking_back(tmp_path: Path
     run = Run(tmp_path, lambda value: value)
 
     def break_weights(guarded: GuardedTraining) -> None:
-        if guarded.ticks == 150:
+        if guarded.ticks == 160:
             with torch.no_grad():
                 next(run.model.parameters()).fill_(math.nan)
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from premortem.machine.memory import room
 
-_FEWEST = 25
-"""Steps between two, at least."""
+_FEWEST, _FIRST = 25, 60
+"""Steps between two, and before the first: a loss that has just begun to fall makes a band that nothing keeps to."""
 _SHARE, _SHARE_BEHIND = 0.01, 0.05
 """Of training time, at most; and where none was taken in the later half of the steps."""
 _COPIES = 3  # a good one and two on probation
@@ -73,7 +73,7 @@ class Moments:
     @property
     def is_due(self) -> bool:
         """Whether it is time for one: not sooner than every 25 steps, nor for more than its share of the time."""
-        if self._is_off or self._since < _FEWEST:
+        if self._is_off or self._since < _FEWEST or self._steps < _FIRST:
             return False
         share = _SHARE_BEHIND if 2 * self._since > self._steps else _SHARE
         return self._seconds + self._least_s <= share * self._trained_s
