@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -59,6 +60,8 @@ class Pool:
     puzzles: list[bytes]
     bodies: list[str]
     right: list[set[bytes]]
+    depth: int
+    """Segments that the model may run."""
 
 
 def make_pool(bundle: Path, count: int, seed: int = 0) -> Pool:
@@ -77,7 +80,7 @@ def make_pool(bundle: Path, count: int, seed: int = 0) -> Pool:
         some = chosen[at : at + 256]
         thoughts = reasoner.think(torch.tensor([list(p) for p in some]), [most] * len(some), [None] * len(some))
         right += [_answers(thought.logits) for thought in thoughts]
-    return Pool(chosen, [json.dumps({"puzzle": list(p), "timeout_ms": 2000}) for p in chosen], right)
+    return Pool(chosen, [json.dumps({"puzzle": list(p), "timeout_ms": 2000}) for p in chosen], right, most)
 
 
 def _answers(logits_CV: torch.Tensor) -> set[bytes]:
@@ -106,8 +109,8 @@ def free_port() -> int:
 def service(bundle: Path, *options: str) -> Iterator[tuple[int, int]]:
     """``premortem infer`` as a process of its own: its port and pid. Ends it with SIGTERM; it must end well."""
     port = free_port()
-    words = ["-m", "premortem.app.cli.main", "infer", str(bundle), "--port", str(port), *options]
-    with _process(words) as process:
+    words = ["-m", "premortem.app.cli.main", "infer", str(bundle.absolute()), "--port", str(port), *options]
+    with tempfile.TemporaryDirectory() as folder, _process(words, folder) as process:  # a guard writes where it works
         wait_until_ready(port)
         yield port, process.pid
         process.send_signal(signal.SIGTERM)
@@ -132,8 +135,9 @@ def hog() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _process(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=2)
+def _process(words: list[str], folder: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *words], env=environment, stdout=2, cwd=folder)
     try:
         yield process
     finally:
@@ -199,7 +203,9 @@ class Told:
     loads: set[int]
     """Which starts of the worker answered."""
     wrong: int
-    """Answers that the model called directly does not give."""
+    """Answers at full depth that the model called directly does not give."""
+    shallower: int
+    """Answers at less than full depth, as the replies say: a guard had turned the depth down."""
     invalid: int
     """Answers, the model's own, that break the rules: its misses, not the service's."""
     lost: int
@@ -276,7 +282,7 @@ class Running:
         if self._process.wait() != 0:
             raise SystemExit("the load generator failed")
         due, done, status = (np.array(outcome[name]) for name in ("due", "done", "status"))
-        policy, loads, wrong, invalid = [], set(), 0, 0
+        policy, loads, wrong, shallower, invalid = [], set(), 0, 0, 0
         for index, code, text in zip(self._indices, outcome["status"], outcome["replies"], strict=True):
             if code != 200 or not self._is_checked:
                 policy.append("")
@@ -284,9 +290,11 @@ class Running:
             reply = json.loads(text)
             policy.append(reply["policy"])
             loads.add(reply["load"])
-            wrong += bytes(reply["solution"]) not in self._pool.right[index]
+            is_shallower = reply["depth"] < self._pool.depth
+            shallower += is_shallower
+            wrong += not is_shallower and bytes(reply["solution"]) not in self._pool.right[index]
             invalid += not reply["valid"]
         lost = int((status == 0).sum())
         seconds = float(done.max() - due.min())
         latency = np.where(status == 0, np.inf, (done - due) * 1e3)
-        return Told(seconds, due, latency, status, policy, loads, wrong, invalid, lost, outcome["late_ms"])
+        return Told(seconds, due, latency, status, policy, loads, wrong, shallower, invalid, lost, outcome["late_ms"])

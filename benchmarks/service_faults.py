@@ -1,11 +1,11 @@
 """The HRM service when its worker is killed, stopped or starved under load: who is told what, and when it is over.
 
-    python benchmarks/service_faults.py [--bundle runs/step-00001200] [--seconds 45]
+    python benchmarks/service_faults.py [--bundle runs/step-00001200] [--seconds 45] [--guarded]
 
 Half of the measured capacity, open loop; the fault comes after a third. Every request must be answered or refused with
 a reason. Recovered is the first moment after the harm from which p95 over three seconds is under 1.3 × what it was
-before the fault, with nobody refused. No guard is there: a stopped worker is ended by the service's own watchdog after
-10 s, and hogs, which stay for a third of the load, are borne until they go.
+before the fault, with nobody refused. Without --guarded no guard is there: a stopped worker is ended by the service's
+own watchdog after 10 s, and hogs, which stay for a third of the load, are borne until they go.
 """
 
 from __future__ import annotations
@@ -80,15 +80,16 @@ def one(feed: Feed, port: int, name: str, act: Callable[[], None], load: tuple[f
     before = told.latency_ms[told.due < seconds / 3]
     quantiles = f"p95 before {np.quantile(before, 0.95):.1f} ms, over all {told.quantile(0.95):.1f} ms"
     counted = f"{len(told.status):6d} asked, {told.statuses()}, wrong {told.wrong}, lost {told.lost}"
+    counted += f", at less depth {told.shallower}" if told.shallower else ""
     print(f"{name:20s} {counted}; {quantiles}; {says}", flush=True)
     return told
 
 
-def run(bundle: Path, seconds: float) -> list[str]:
+def run(bundle: Path, seconds: float, options: list[str]) -> list[str]:
     """Each fault on a service of its own; returns the bounds that were missed."""
     feed, missed = Feed(make_pool(bundle, 12_000)), []
     for name in ("killed", "stopped", "starved by 4 hogs"):
-        with service(bundle) as (port, pid):
+        with service(bundle, *options) as (port, pid):
             feed.run(port, 500, PATH, closed=64)
             rate = feed.run(port, 1500, PATH, closed=64).per_s / 2
             told = one(feed, port, name, strike(name, pid, seconds), (rate, seconds))
@@ -104,9 +105,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the HRM service with its worker killed, stopped and starved")
     parser.add_argument("--bundle", type=Path, help="a served bundle; without it one is trained")
     parser.add_argument("--seconds", type=float, default=45.0, help="of load for each fault")
+    parser.add_argument("--guarded", action="store_true", help="leave the service its guard")
     arguments = parser.parse_args()
+    options = [] if arguments.guarded else ["--no-guard"]
     with tempfile.TemporaryDirectory() as folder:
-        missed = run(bundle_for(arguments.bundle, Path(folder)), arguments.seconds)
+        missed = run(bundle_for(arguments.bundle, Path(folder)), arguments.seconds, options)
     print("bounds: " + ("; ".join(missed) if missed else "all held"))
     return int(bool(missed))
 

@@ -4,7 +4,8 @@
 
 Real processes: ``premortem infer``, a load generator that does not slow down when the service does, a CPU hog. Every
 answer is held against what the model says when called directly. No puzzle is answered from the cache. Beside it a bare
-FastAPI service with a small net under the same load. Exit code 1 when a bound is missed.
+FastAPI service with a small net under the same load. No guard is there: this is the service alone. Exit code 1 when a
+bound is missed.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def run(bundle: Path, count: int) -> list[str]:
         print(told.row(name), flush=True)
         return told
 
-    with service(bundle) as (port, pid):
+    with service(bundle, "--no-guard") as (port, pid):
         before, direct, added = overhead_ms(bundle, pool, port)
         capacity = show(f"capacity, {_CLIENTS} clients", capacity_of(feed, port, PATH, 4000)).per_s
         half = show("half of it", feed.run(port, count, rate=capacity / 2, seed=1))
