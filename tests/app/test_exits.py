@@ -28,7 +28,7 @@ def one_line(text: str) -> str:
     [
         (["drill"], "expected ENTRY... or --all"),
         (["drill", "HRM-9.1.11"], "did you mean 'HRM-9.1.1'?"),
-        (["drill", "HRM-9.2.1"], "is planned"),
+        (["drill", "UT-R007"], "is planned"),
         (["drill", "train/divergense"], "did you mean 'train/divergence'?"),
         (["drill", "HRM-9.1.1", "--all"], "leave one out"),
         (["drill", "HRM-9.1.1", "--seeds", "0"], "--seeds"),
@@ -38,7 +38,7 @@ def one_line(text: str) -> str:
         (["gate", "merge", "--measured", "total coverag=90", "--by", "ci"], "did you mean 'total coverage'?"),
         (["gate", "merge", "--measured", "total coverage=90"], "--by NAME"),
         (["explain", "train/divergense"], "did you mean 'train/divergence'?"),
-        (["explain", "HRM-9.2.1"], "is planned"),
+        (["explain", "UT-R007"], "is planned"),
         (["register", "show", "HRM-9.1.11"], "did you mean 'HRM-9.1.1'?"),
         (["register", "validate", "no-such.yaml"], "no such file"),
         (["register", "lst"], "lst"),

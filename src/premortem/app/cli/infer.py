@@ -11,6 +11,7 @@ import typer
 from premortem.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from premortem.run.serving import ServiceGuard
     from premortem.stages.serve.service import Fallback, Service, ServiceConfig
 
 
@@ -26,6 +27,8 @@ def infer(  # noqa: PLR0913 - the options of a command
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused with 429.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds allowed for an answer where the client names none.")] = 2.0,
     grace: Annotated[float, typer.Option(min=0.0, help="Seconds to finish accepted work after SIGTERM.")] = 10.0,
+    register: Annotated[str, typer.Option(help="Guards the service by this register: a name, or a file.")] = "hrm",
+    no_guard: Annotated[bool, typer.Option("--no-guard", help="Serve unguarded.")] = False,
 ) -> None:
     """Serve HRM inference over HTTP until SIGTERM: /v1/solve/{task}, /v1/models, /healthz, /readyz, /metrics."""
     from premortem.stages.serve.service import ServiceConfig
@@ -36,7 +39,7 @@ def infer(  # noqa: PLR0913 - the options of a command
             raise ConfigError(f"{bundle}: found no checkpoint there, expected the folder of a bundle, such as "
                               "runs/step-00001200")  # fmt: skip
     _require_task(bundles, task)
-    _run(bundles, config, _fallbacks(fallback), (host, port, grace))
+    _run(bundles, config, _fallbacks(fallback), (host, port, grace), None if no_guard else _guard(register))
 
 
 def _require_task(bundles: list[Path], task: str | None) -> None:
@@ -55,8 +58,20 @@ def _fallbacks(policy: Path | None) -> dict[str, Fallback]:
     return {} if policy is None else {"maze": MazeWalks.load(policy)}
 
 
+def _guard(register: str) -> ServiceGuard:
+    from premortem.ledger.location import ledger_path
+    from premortem.run.guard import Guard
+    from premortem.run.serving import ServiceGuard
+
+    return ServiceGuard(Guard(register), ledger_path(), say=lambda what: typer.echo(what, err=True))
+
+
 def _run(
-    bundles: list[Path], config: ServiceConfig, fallbacks: dict[str, Fallback], place: tuple[str, int, float]
+    bundles: list[Path],
+    config: ServiceConfig,
+    fallbacks: dict[str, Fallback],
+    place: tuple[str, int, float],
+    guard: ServiceGuard | None,
 ) -> None:
     from premortem.stages.serve.service import Service
 
@@ -65,12 +80,16 @@ def _run(
     except ImportError as error:
         raise ConfigError(f"serving over HTTP needs {error.name}; install premortem[serve]") from error
     host, port, grace_s = place
-    service, began = Service(bundles, config, fallbacks=fallbacks), time.monotonic()
+    service, began = Service(bundles, config, fallbacks=fallbacks, on_start=[guard] if guard else []), time.monotonic()
     line = listen(host, port)
     address = f"http://{host}:{line.getsockname()[1]}"
     typer.echo(f"listening on {address}; a worker is warming up")
-    with line:
-        run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
+    try:
+        with line:
+            run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
+    finally:
+        if guard is not None:
+            guard.close()
     typer.echo(_account(service))
 
 

@@ -77,11 +77,11 @@ class Service(Controls):
             for model in self.crew.models.values():
                 self.tasks[model.task] = task_for(model.task, model.size)
             self.dispatch.open()
-        except ConfigError:
+            for hook in self._on_start:
+                hook(self)
+        except BaseException:
             await self.crew.close(0.0)
             raise
-        for hook in self._on_start:
-            hook(self)
 
     async def answer(
         self,
