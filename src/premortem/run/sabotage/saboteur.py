@@ -28,7 +28,7 @@ class Timetable:
         self.plant = plant
         self._due: list[tuple[int, Callable[[], None]]] = []
         self._gate = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._hanging: list[threading.Event] = []
 
     def later(self, after: int, act: Callable[[], None]) -> None:
         """Do it so many ticks from now."""
@@ -43,16 +43,20 @@ class Timetable:
 
     def hang(self, late: Callable[[], None]) -> None:
         """Never come back in time; do it late, when let go."""
-        self._threads.append(threading.current_thread())
+        through = threading.Event()
+        self._hanging.append(through)
         self.later(3 * SLIPS_AFTER, self.let_go)
         self._gate.wait()
-        late()
+        try:
+            late()
+        finally:
+            through.set()
 
     def let_go(self) -> None:
         """Let every hanging call go and wait until it is through."""
         self._gate.set()
-        for thread in self._threads:
-            thread.join()
+        for through in self._hanging:
+            through.wait()
 
 
 def exit_1() -> bool:
