@@ -112,15 +112,15 @@ class ServiceWorkload:
         known = self.baseline.known
         p50, p95 = self._median.quantile(0.5), self._tail.quantile(0.95)
         answered = since["ppo"] + since["hrm"]
-        probed = self.probe.p50_ms
+        healthy_p50 = None if known is None else known.p50_ms
         values: dict[str, float | None] = {
             "latency_p50_ms": p50,
             "latency_p95_ms": p95,
             "latency_p99_ms": self._tail.quantile(0.99),
-            "slowdown_p50": _over(p50, known and known.p50_ms),
-            "slowdown_p95": _over(p95, known and known.p95_ms),
+            "slowdown_p50": _over(p50, healthy_p50),
+            "slowdown_p95": _over(p95, None if known is None else known.p95_ms),
             "oldest_s": self.service.oldest_s,
-            "probe_slowdown": _over(probed, known and known.p50_ms),
+            "probe_slowdown": _over(self.probe.p50_ms, healthy_p50),
             "demand": float(since["accepted"]),
             "queue_length": float(self.service.pending),
             "refused": float(since["refused"]),
