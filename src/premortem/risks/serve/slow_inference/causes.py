@@ -128,10 +128,10 @@ def deepened(model: HRM, layers: int) -> HRM:
         torch.manual_seed(0)
         deep = HRM(config)
     deep.load_state_dict(model.state_dict(), strict=False)
-    for module in (deep.high, deep.low):
-        for block in module.blocks[1:]:
-            torch.nn.init.zeros_(block.attention.out.weight)
-            torch.nn.init.zeros_(block.mlp.down.weight)
+    known = set(model.state_dict())
+    for name, weight in deep.named_parameters():
+        if name not in known and name.endswith(("attention.out.weight", "mlp.down.weight")):
+            torch.nn.init.zeros_(weight)
     return deep
 
 
