@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from premortem.core.clock import Duration
-from premortem.core.detector import HearsSilence, Level
+from premortem.core.detector import Foresees, HearsSilence, Level
 from premortem.core.ladder import Rung
 from premortem.core.risk import Risk, Watch
 from premortem.parts.detectors import Threshold
@@ -96,7 +96,14 @@ def _pairs(group: list[Watch]) -> Iterator[tuple[Series, Series]]:
     for well in (w for w in _HEALTHY if _stays_well(group, w)):
         level = well(0) or 0.0
         finite = (wavy(30.0 * level), wavy(0.02 * level), steady(1.0), steady(0.0), wavy(3.0 * level), wavy(1e6))
-        yield from product((well,), (*finite, steady(math.nan), steady(math.inf)))
+        # at the limit itself no rung has a turn: one that is foreseen is shown from afar
+        soon = (growing(level),) if any(isinstance(w.detector(), Foresees) for w in group) else ()
+        yield from product((well,), (*soon, *finite, steady(math.nan), steady(math.inf)))
+
+
+def growing(level: float) -> Series:
+    """From the level upwards since health ended, by 1.2 % of it a tick."""
+    return lambda tick: level * (1.0 + 0.012 * max(0, tick - WARM_UP))
 
 
 def _healthy(group: list[Watch]) -> Series:
