@@ -71,7 +71,7 @@ def _case(name: str, fault, detect_within: int, absolute: float) -> WatchedCase:
 
 CASES = (
     _case("CPU contention", contention, 16, 0.25),
-    _case("cache bloat", bloat, 20, 0.12),
+    _case("cache bloat", bloat, 20, 0.25),
     _case("wedged worker", wedged, 8, 0.25),
     _case("a model that stays slow", heavier, 16, 0.5),
 )
