@@ -379,10 +379,12 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest_with_the_reason
     async def main() -> None:
         service = Service([sudoku_bundle], PATIENT)
         await service.start()
+        os.kill(service.worker_pid, signal.SIGSTOP)  # so that all of them wait when the end begins
         waiting = asyncio.ensure_future(ask_all(service, asked[:40]))
         await until(lambda: service.pending == 40)
         closing = asyncio.ensure_future(service.close(20))
         await asyncio.sleep(0)
+        os.kill(service.worker_pid, signal.SIGCONT)
         with pytest.raises(Refused, match="shutting down"):
             await service.answer(asked[41])
         assert all(isinstance(told, Reply) for told in await waiting)

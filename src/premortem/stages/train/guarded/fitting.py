@@ -28,8 +28,6 @@ from premortem.stages.train.guarded.trying import MicroBatch, NoRoom
 Weigh = Callable[[Any], float]
 HEADROOM = 0.12
 """Of what the limit leaves stays free: 10 % (AF-1.3), and something for what a prediction is off."""
-_TIDY_EVERY = 16
-"""Plans near the limit between two collections of garbage."""
 _PACE = 300.0
 """Reading memory may take one part in so many of a run far from its limit."""
 _AT_LEAST_EVERY = 4
@@ -69,7 +67,6 @@ class Fitting:
         self._no_room = 0
         self._passes = 0
         self._smallest = 1
-        self._since_tidy = _TIDY_EVERY
 
     # --- what Trying calls -------------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class Fitting:
 
     def _trimmed(self, micro: MicroBatch, look: Look, most: int, size: Size) -> tuple[Look, int]:
         """What fits once free pages were given back, and smaller passes were measured where none was."""
-        self._give_back()
+        self.gauge.trim()
         look = self._observe(size.elements, again=True) or look
         largest = self._largest(look, most, size)
         if largest < most and self._trial.is_possible(size, max(1, largest)):
@@ -157,18 +154,9 @@ class Fitting:
             largest = self._largest(look, most, size)
         return look, largest
 
-    def _give_back(self) -> None:
-        """Collecting takes tens of milliseconds: every few steps only; trimming is done each time."""
-        self._since_tidy += 1
-        if self._since_tidy < _TIDY_EVERY:
-            self.gauge.trim()
-        else:
-            self._since_tidy = 0
-            self.gauge.tidy()
-
     def _pieces(self, micro: MicroBatch, size: Size, look: Look, most: int) -> list[int]:
         if most < 1:
-            self.gauge.tidy()
+            self.gauge.tidy()  # garbage is a rung's to collect: done unasked it would hide what leaves it behind
             look = self._observe(size.elements, again=True) or look
             # where too much raises, what was predicted is no reason to give up: only a pass that failed is
             is_hopeless = self.fit.has_failed if self.gauge.raises or look.raises else True
