@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -470,6 +471,13 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path, sudoku_bundl
         ServiceConfig(queue=0)
 
 
+def _signal(service: Service, number: int) -> None:
+    """To the worker, where one lives at this moment."""
+    if service.worker_pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(service.worker_pid, number)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_accounts_hold_whatever_happens_to_clients_and_worker(
     sudoku_bundle: Path, asked: list[list[int]], seed: int
@@ -485,7 +493,7 @@ def test_the_accounts_hold_whatever_happens_to_clients_and_worker(
             clients.extend(asyncio.ensure_future(service.answer(puzzle, timeout_s=timeout_s)) for puzzle in some)
 
         def send(number: int) -> Callable[[], None]:
-            return lambda: os.kill(service.worker_pid, number) if service.worker_pid else None
+            return lambda: _signal(service, number)
 
         def leave() -> None:
             draw.choice(clients).cancel()
@@ -498,8 +506,7 @@ def test_the_accounts_hold_whatever_happens_to_clients_and_worker(
             await asyncio.sleep(draw.choice([0.0, 0.01, 0.05]))
             account(service)
             loops += 1
-        if service.worker_pid:
-            os.kill(service.worker_pid, signal.SIGCONT)
+        _signal(service, signal.SIGCONT)
         told = await asyncio.gather(*clients, return_exceptions=True)
         assert loops == 41
         assert all(isinstance(t, Reply | Refused | asyncio.CancelledError) for t in told)

@@ -223,10 +223,10 @@ class Fitting:
         is_measured, is_new = self._is_due(elements), elements > self.fit.largest_measured
         self._passes += 1  # only now: a pass that is measured is one before which memory was looked at
         if is_measured:
-            began = time.perf_counter()
-            if is_new:
+            if is_new:  # tidying comes once a size, so it is no part of what a look costs
                 self.gauge.tidy()  # pages that malloc holds for later would hide what a pass takes
                 before = self._observe(elements, again=True)
+            began = time.perf_counter()
             self.gauge.begin()
             self._spent += time.perf_counter() - began
         loss = self._stepper.add(self._forward(micro.loss_fn, piece), share)
