@@ -231,7 +231,7 @@ def test_below_turns_the_direction_and_mild_is_yellow() -> None:
 @pytest.mark.parametrize(
     ("params", "told"),
     [({"excess": 0.0}, "above 0"), ({"silent_s": -1.0}, "above 0"), ({"depth_by": 1.0}, "between 0 and 1"),
-     ({"p95_enough": 4}, "enough <= of"), ({"exces": 0.3}, "excess")],
+     ({"p95_enough": 4}, "enough <= of"), ({"exceeds": 0.3}, "excess")],
 )  # fmt: skip
 def test_parameters_that_cannot_be_are_refused(params: dict[str, float], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
