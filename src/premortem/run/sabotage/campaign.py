@@ -187,7 +187,8 @@ def _base(rung: Rung) -> float | str:
         return "nothing"
     if rung.override.kind == "scale":
         return 1.0
-    return by + 1.0 if rung.override.kind == "choose" else 10.0 * by + 1.0
+    # no other rung of the control chooses a half: what is broken must not look as if it were in force
+    return by + 0.5 if rung.override.kind == "choose" else 10.0 * by + 1.0
 
 
 def run_cells(cells: Iterable[Cell], *, witnessed: bool = True) -> list[Result]:

@@ -64,9 +64,10 @@ def offers(run: Trainable) -> Offers:
     )  # fmt: skip
 
 
+# early: a model that has learnt to go on thinking gets by with one segment on some seeds, and then nothing is harmed
 CASES = (
     TrainingCase(
-        name="halts at once", build=small_hrm, fault=at_once, at=60, lasts=1000,
+        name="halts at once", build=small_hrm, fault=at_once, at=20, lasts=1000,
         bounds=Bounds(detect_within=20, absolute=0.02), offers=offers,
     ),
 )  # fmt: skip
