@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+from types import FrameType
 
 import pytest
 
@@ -22,6 +23,26 @@ def test_a_thread_runs_its_body_and_tells_its_end() -> None:
     assert thread.join(10)
     assert not thread.is_alive()
     assert said != [threading.get_ident()]
+
+
+def test_what_traces_the_threads_of_python_traces_this_one_too() -> None:
+    """Debuggers and coverage ask ``threading`` to be told of new threads."""
+    before, seen = threading.gettrace(), set[str]()
+
+    def trace(frame: FrameType, event: str, arg: object) -> None:
+        seen.add(frame.f_code.co_name)
+
+    def told() -> None:
+        pass
+
+    threading.settrace(trace)
+    try:
+        thread = begin(told)
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]
+    assert thread is not None
+    assert thread.join(10)
+    assert "told" in seen
 
 
 def test_a_thread_that_dies_before_it_runs_is_given_up_and_its_body_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:

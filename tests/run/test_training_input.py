@@ -54,7 +54,7 @@ def test_an_unknown_option_names_the_closest() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("accumulate", 0), ("save_every", -1), ("keep", 0), ("probation", 0), ("max_norm", 0.0), ("max_norm", "1"),
-     ("accumulate", 2.0), ("keep", True), ("intermediates", "*.tmp")],
+     ("accumulate", 2.0), ("keep", True), ("intermediates", "*.tmp"), ("memory_budget_gb", 0), ("resume", "no")],
 )  # fmt: skip
 def test_an_option_out_of_range_is_refused_with_what_was_expected(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"option {name}: found .*expected"):

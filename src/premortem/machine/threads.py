@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ class Begun:
 
     def run(self, body: Callable[[], object]) -> None:
         """What the new thread does."""
+        _follow()
         try:
             with self._lock:  # who gave up waiting does without, so a late thread must do nothing
                 if self._is_given_up:
@@ -55,6 +57,14 @@ class Begun:
         with self._lock:
             self._is_given_up = not self._ident
         return not self._is_given_up
+
+
+def _follow() -> None:
+    """Debuggers, profilers and coverage follow threads of ``threading``; this one shall be no blind spot."""
+    if (trace := threading.gettrace()) is not None:
+        sys.settrace(trace)
+    if (profile := threading.getprofile()) is not None:
+        sys.setprofile(profile)
 
 
 def begin(body: Callable[[], object], wait_s: float = WAIT_S) -> Begun | None:
