@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from premortem.run.moments import Moments
@@ -40,6 +42,34 @@ def test_a_moment_whose_bytes_changed_is_not_given() -> None:
     moments._good.parts["model"]["of"][0][1] = 7.0
     assert moments.good() is None
     assert moments.good() is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda model: model.update(n=4),
+        lambda model: model.update(w=model["w"].view(torch.int32)),
+        lambda model: model.update(w=model["w"].reshape(2, 3)),
+        lambda model: model.update(v=model.pop("w")),
+    ],
+)
+def test_a_moment_is_held_to_its_names_types_shapes_and_plain_values_too(damage: Callable[[dict], None]) -> None:
+    moments = Moments(lambda: {"model": {"n": 3, "w": torch.arange(6.0)}})
+    moments.take(1, 1)
+    moments.mark_good(1)
+    assert moments._good is not None
+    damage(moments._good.parts["model"])
+    assert moments.good() is None
+
+
+def test_what_torch_asks_of_a_state_at_loading_is_kept() -> None:
+    layer = torch.nn.BatchNorm1d(2)
+    moments = Moments(lambda: {"model": layer.state_dict()})
+    moments.take(1, 1)
+    moments.mark_good(1)
+    _, parts = moments.good() or (0, {})
+    assert parts["model"]._metadata == layer.state_dict()._metadata  # type: ignore[attr-defined]
+    assert list(parts["model"]) == list(layer.state_dict())
 
 
 def test_its_pace_is_bounded_in_steps_and_in_time() -> None:

@@ -307,6 +307,8 @@ BAD = {
     "no header": (b"1,2.0\n2,2.1\n", "line 1: found numbers"),
     "no loss": (b"step,accuracy\n1,0.5\n", "no training loss"),
     "a word": (b"step,loss\n1,2.0\n2,high\n3,2.0\n", "line 3, column 'loss': found 'high'"),
+    "surplus cells of figures": (b"step,loss\n1,2.0\n2,2.0,9,9\n", "line 3: found 4 cells, expected 2"),
+    "never a figure": (b"step,loss\n1,n/a\n2,\n3,n/a\n", "no figure under 'loss' in 3 rows"),
     "too many cells": (b"step,loss\n1,2.0\n2,,2.1\n3,2.0\n", "line 3: found 3 cells"),
     "broken JSON": (b'{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 2.0}\n', "line 2"),
     "no object": (b'{"step": 1, "loss": 2.0}\n[1, 2]\n', "line 2: found '\\[1, 2\\]'"),

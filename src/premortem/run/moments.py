@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ _OF_ROOM = 1 / 32
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All that rolls back, as it was at one step; ``hash``: SHA-256 over every tensor's bytes."""
+    """All that rolls back, as it was at one step; ``hash``: SHA-256 over names, plain values and tensors."""
 
     step: int
     parts: dict[str, Any]
@@ -145,7 +146,11 @@ def _copy(node: Any) -> Any:
     if isinstance(node, Tensor):
         return node.detach().to("cpu", copy=True)
     if isinstance(node, dict):
-        return {key: _copy(value) for key, value in node.items()}
+        made: dict[Any, Any] = OrderedDict() if isinstance(node, OrderedDict) else {}
+        made.update((key, _copy(value)) for key, value in node.items())
+        if (versions := getattr(node, "_metadata", None)) is not None:  # of torch's modules, asked for at loading
+            made._metadata = copy.deepcopy(versions)  # type: ignore[attr-defined]
+        return made
     if type(node) in (list, tuple):
         return type(node)(_copy(value) for value in node)
     return node if isinstance(node, int | float | str | bool | None) else copy.deepcopy(node)
@@ -164,8 +169,23 @@ def _tensors(node: Any) -> Iterator[Tensor]:
 
 def _hashed(parts: Mapping[str, Any]) -> str:
     found = hashlib.sha256()
-    for tensor in _tensors(parts):
-        flat = tensor.contiguous().flatten()
-        if flat.numel():
-            found.update(flat.view(torch.uint8).numpy().data)
+    _feed(found.update, parts)
     return found.hexdigest()
+
+
+def _feed(update: Callable[[Any], None], node: Any) -> None:
+    """What a state is made of, in order; objects of other types are passed over."""
+    if isinstance(node, Tensor):
+        update(f"{node.dtype} {tuple(node.shape)}".encode())
+        if node.numel():
+            update(node.contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            update(repr(key).encode())
+            _feed(update, value)
+    elif isinstance(node, list | tuple):
+        update(b"%d" % len(node))
+        for value in node:
+            _feed(update, value)
+    elif node is None or isinstance(node, int | float | str | bool | bytes):
+        update(repr(node).encode())

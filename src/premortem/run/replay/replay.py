@@ -85,6 +85,12 @@ def replay(
     if not found.walk.num_rows:
         told = "" if only is None else f" with {only[0]}={only[1]}"
         raise ConfigError(f"{path}: found a header and no row{told}, expected at least one observation")
+    if not found.loss.points():
+        names = " or ".join(repr(name) for name, signal in found.columns.signals.items() if signal == "loss")
+        raise ConfigError(
+            f"{path}: found no figure under {names} in {found.walk.num_rows} rows, expected the training loss; "
+            "name another column with --columns NAME=loss"
+        )
     return found
 
 

@@ -51,13 +51,14 @@ class Sheet:
         is_plain = in_front and all(scale_of(name) == 1.0 for name in (columns.time, *columns.signals))
         missing: list[float | None] = [None] * (len(slots) - len(columns.signals))
         num_heads, has_step, has_time = len(heads), bool(columns.step), bool(columns.time)
+        width = len(self.names)
         get, nan = _getter(order), math.nan
         reader, only = csv.reader(self.stream, delimiter=self.delimiter), self._only()
         try:
             for cells in reader:
                 if only is not None and (len(cells) <= only[0] or cells[only[0]] != only[1]):
                     continue
-                if is_plain:
+                if is_plain and len(cells) == width:
                     try:
                         row: list[float | None] = [*map(float, get(cells))]
                     except (ValueError, IndexError):
