@@ -102,7 +102,7 @@ def run_seed(size: int, seed: int, arguments: argparse.Namespace) -> Run:
 
     trained = train_hrm(split, recipe=recipe, seed=seed, minutes=arguments.minutes, watch=watch)
     if arguments.save:
-        print(f"  saved {save_hrm(Path(arguments.save) / f'seed-{seed}', trained).path}", file=sys.stderr)
+        print(f"  saved {save_hrm(Path(arguments.save) / f'seed-{seed}', trained)}", file=sys.stderr)
     return judge(seed, split, trained, recipe.steps)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from premortem.stages.serve.card import read_card
+from premortem.stages.train.hrm.card import read_card
 from premortem.stages.serve.reasoner import Reasoner
 from premortem.stages.serve.service.frames import Puzzle
 from premortem.stages.serve.service.lane import Lane

@@ -137,21 +137,26 @@ def test_gradient_flows_through_the_last_update_of_each_module_only(stream, cycl
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_full_backpropagation_would_give_another_gradient(stream) -> None:
-    model = tiny_model()
+def test_the_gradient_of_a_whole_segment_is_that_of_all_its_updates(stream) -> None:
+    last, whole = tiny_model(), tiny_model(gradient="segment")
+    whole.load_state_dict(last.state_dict())
     batch = batch_at(stream, 0)
-    carry = model.admit(model.initial_carry(batch), batch)
-    one_step = torch.autograd.grad(
-        model.segment(carry.z_high, carry.z_low, carry.inputs).logits.square().sum(),
-        model.low.blocks[0].mlp.down.weight,
-    )[0]
-    x, z_high, z_low = model.embedding(carry.inputs), carry.z_high, carry.z_low
+    carry = last.admit(last.initial_carry(batch), batch)
+    by_hand, z_high, z_low = last.embedding(carry.inputs), carry.z_high, carry.z_low
     for _ in range(TINY.cycles):
         for _ in range(TINY.steps_per_cycle):
-            z_low = model.low(z_low, z_high + x, model.rotary)
-        z_high = model.high(z_high, z_low, model.rotary)
-    full = torch.autograd.grad(model.token_head(z_high)[:, 1:].square().sum(), model.low.blocks[0].mlp.down.weight)[0]
-    assert not torch.allclose(one_step, full)
+            z_low = last.low(z_low, z_high + by_hand, last.rotary)
+        z_high = last.high(z_high, z_low, last.rotary)
+    segments = [model.segment(carry.z_high, carry.z_low, carry.inputs) for model in (last, whole)]
+    logits = [segments[0].logits, segments[1].logits, last.token_head(z_high)[:, 1:]]
+    assert torch.equal(logits[0], logits[1])
+    one_step, found, expected = (
+        torch.autograd.grad(given.square().sum(), model.low.blocks[0].mlp.down.weight)[0]
+        for given, model in zip(logits, (last, whole, last), strict=True)
+    )
+    assert torch.equal(found, expected)
+    assert not torch.allclose(one_step, found)
+    assert not segments[1].z_high.requires_grad
 
 
 def test_the_carry_is_detached_between_segments(stream) -> None:

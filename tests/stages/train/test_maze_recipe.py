@@ -7,6 +7,7 @@ import torch
 from premortem.core.errors import ConfigError
 from premortem.stages.serve import Reasoner, Solver
 from premortem.stages.train.hrm import HRM
+from premortem.stages.train.hrm.card import read_card
 from premortem.stages.train.maze import MazeConfig, MazeSplit, is_shortest, make_split, steps_from
 from premortem.stages.train.maze.recipe import (
     answer_with_hrm,
@@ -35,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> SmallPair:
 def test_a_trained_model_served_from_its_bundle_answers_as_it_did(split, tmp_path) -> None:
     trained = train_hrm(split, config=SMALL_CONFIG, recipe=replace(maze_recipe(5), steps=3), seed=1)
     bundle = save_hrm(tmp_path, trained)
-    reasoner = Reasoner(bundle.path, SMALL_CONFIG)
+    reasoner = Reasoner(bundle, read_card(bundle).config)
     answers = answer_with_hrm(trained.model, split.held_out)
     solver = Solver(reasoner)
     futures = [solver.submit(maze) for maze in split.held_out]

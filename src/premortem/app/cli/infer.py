@@ -43,7 +43,7 @@ def infer(  # noqa: PLR0913 - the options of a command
 
 
 def _require_task(bundles: list[Path], task: str | None) -> None:
-    from premortem.stages.serve.card import read_card
+    from premortem.stages.train.hrm.card import read_card
 
     if task is None:
         return

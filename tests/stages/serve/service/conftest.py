@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from premortem.stages.serve.card import save_model
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.clients import puzzles
 from premortem.stages.train.hrm import HRM, HRMConfig
 from premortem.stages.train.hrm.config import Halting

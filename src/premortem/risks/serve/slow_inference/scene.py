@@ -20,7 +20,7 @@ import torch
 from premortem.core.errors import ConfigError
 from premortem.faults.owner import is_orphan, owned_name
 from premortem.risks.serve.slow_inference.crowd import SIZE, Crowd, Got, Judge, digest
-from premortem.stages.serve.card import save_model
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.reasoner import Reasoner
 from premortem.stages.serve.service import MazeWalks, Service, ServiceConfig
 from premortem.stages.serve.service.latency_baseline import LatencyBaseline

@@ -26,7 +26,7 @@ from premortem.risks.serve.slow_inference.scene import CONFIG, SIZE, seeded_mode
 from premortem.risks.serve.slow_inference.windows import AgreeingWindows
 from premortem.run.bind import bind
 from premortem.run.driver import Driver
-from premortem.stages.serve.card import save_model
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.service import Service, ServiceConfig, running
 from premortem.stages.serve.service.latency_baseline import LatencyBaseline
 from premortem.stages.serve.service.workload import SIGNALS, ServiceWorkload

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from premortem.core.errors import ConfigError, StageError
-from premortem.stages.serve.card import Card, read_card
+from premortem.stages.train.hrm.card import Card, read_card
 from premortem.stages.serve.reasoner import Reasoner, hand_back
 from premortem.stages.serve.service.frames import (
     Ask,

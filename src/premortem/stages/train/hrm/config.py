@@ -54,6 +54,10 @@ class HRMConfig:
     """N: updates of H in a segment."""
     steps_per_cycle: int = 2
     """T: updates of L in a cycle."""
+    gradient: Literal["last", "segment"] = "last"
+    """Through which updates of a segment the gradient flows: ``last``, the paper's one-step approximation, through the
+    last of L and of H; ``segment`` through all of them, which costs half as much again and teaches more a step
+    (Jolicoeur-Martineau 2025, arXiv 2510.04871). A model answers alike under both."""
     positions: Literal["rotary", "learned"] = "rotary"
     """``rotary`` as in the paper; ``learned`` adds an absolute embedding instead, as the authors' code also offers."""
     loss: Literal["stablemax", "softmax"] = "stablemax"

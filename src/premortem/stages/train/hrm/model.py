@@ -1,7 +1,7 @@
 """The Hierarchical Reasoning Model: a slow module H and a fast module L, run in segments until a puzzle halts.
 
 A segment is N cycles; a cycle is T updates of L and then one of H. Only the last update of each keeps a gradient
-(the one-step approximation of the implicit gradient); the state is detached between segments.
+(the one-step approximation of the implicit gradient), or all do; the state is detached between segments.
 
 Legend: B puzzles, C cells, S = C + 1 tokens, D channels, V vocabulary. Source: arXiv 2506.21734.
 """
@@ -24,7 +24,7 @@ _Q_BIAS = -5.0
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """What one segment gives; logits carry the one-step gradient, states are detached."""
+    """What one segment gives; logits carry the gradient, states are detached."""
 
     z_high: Tensor
     z_low: Tensor
@@ -97,10 +97,10 @@ class HRM(nn.Module):
         )
 
     def segment(self, z_high: Tensor, z_low: Tensor, inputs_BC: Tensor) -> Segment:
-        """Run N cycles of T steps from the given states; gradients flow through the last L and H update only."""
+        """Run N cycles of T steps from the given states; gradients flow as ``config.gradient`` says."""
         x_BSD = self.embedding(inputs_BC)
         last = self.config.cycles * self.config.steps_per_cycle
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.gradient == "segment"):
             for step in range(1, last):
                 z_low = self.low(z_low, z_high + x_BSD, self.rotary)
                 if step % self.config.steps_per_cycle == 0:

@@ -11,9 +11,9 @@ from pathlib import Path as FilePath
 import torch
 
 from premortem.core.errors import ConfigError
-from premortem.stages.train.checkpoint import Bundle, save_bundle
 from premortem.stages.train.ema import WeightEMA
 from premortem.stages.train.hrm import HRM, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.maze.dataset import MazeConfig, Mazes, MazeSplit
 from premortem.stages.train.maze.grid import VOCABULARY
 from premortem.stages.train.maze.paths import is_shortest, is_solved
@@ -50,8 +50,9 @@ def _small(size: int, hidden: int) -> HRMConfig:
         num_heads=4,
         expansion=2.0,
         width_multiple=32,
-        high_layers=2,
-        low_layers=2,
+        high_layers=1,
+        low_layers=1,
+        gradient="segment",
         positions="learned",
         loss="softmax",
         halting=Halting(max_segments=4),
@@ -59,7 +60,7 @@ def _small(size: int, hidden: int) -> HRMConfig:
 
 
 _CONFIGS = {5: _small(5, 64), 7: _small(7, 96)}
-_RECIPES = {5: Recipe(steps=3600, weight_decay=1.0), 7: Recipe(steps=4000, weight_decay=1.0)}
+_RECIPES = {5: Recipe(steps=3600, weight_decay=0.3), 7: Recipe(steps=4000, weight_decay=0.3)}
 _DATA = {
     5: MazeConfig(5, train_layouts=1500, held_out_layouts=200, min_length=1, unique=True),
     7: MazeConfig(7, train_layouts=3000, held_out_layouts=200, min_length=1, unique=True),
@@ -148,14 +149,13 @@ def train_hrm(
     return TrainedHRM(model.eval(), step, wall_s, cpu_s)
 
 
-def save_hrm(folder: FilePath, trained: TrainedHRM) -> Bundle:
-    """A checkpoint bundle with the parts ``model`` and ``task``, for ``Reasoner(bundle.path, maze_config(size))``.
+def save_hrm(folder: FilePath, trained: TrainedHRM) -> FilePath:
+    """A checkpoint bundle with a card, so that it can be served from it alone; returns the bundle's folder.
 
     Raises StageError for every failure of the disk.
     """
-    size = round(trained.model.config.seq_len**0.5)
-    task = {"name": "maze", "size": size}
-    return save_bundle(folder, trained.steps, {"model": trained.model.state_dict(), "task": task})
+    model = trained.model
+    return save_model(folder, trained.steps, model, task="maze", size=round(model.config.seq_len**0.5))
 
 
 @dataclass(frozen=True)

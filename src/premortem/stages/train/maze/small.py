@@ -54,4 +54,4 @@ def small_pair(folder: Path, *, seed: int = 0, hrm_steps: int = 200) -> SmallPai
     bundle = save_hrm(folder / "hrm", trained)
     policy = folder / "ppo.safetensors"
     train_ppo(split.train, seed=seed).policy.save(policy)
-    return SmallPair(bundle.path, SMALL_CONFIG, policy, split.held_out)
+    return SmallPair(bundle, SMALL_CONFIG, policy, split.held_out)

@@ -14,8 +14,8 @@ import msgspec
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.train.checkpoint import load_bundle, save_bundle
-from premortem.stages.train.hrm import HRM, HRMConfig
-from premortem.stages.train.maze.recipe import maze_config
+from premortem.stages.train.hrm.config import HRMConfig
+from premortem.stages.train.hrm.model import HRM
 
 PART = "card"
 
@@ -53,24 +53,13 @@ def read_card(bundle: Path) -> Card:
     if not bundle.is_dir():
         raise ConfigError(f"{bundle}: found no folder there; expected a checkpoint bundle, such as runs/step-00001200")
     parts = load_bundle(bundle)
-    tree = parts.get(PART) or _known(parts.get("task"))
+    tree = parts.get(PART)
     if not isinstance(tree, Mapping) or "model" not in parts:
         raise ConfigError(
             f"{bundle}: found the parts {', '.join(sorted(parts))}, expected model and {PART} (task, size, sizes of "
-            "the model); save it with premortem.stages.serve.card.save_model"
+            "the model); save it with premortem.stages.train.hrm.card.save_model"
         )
     try:
         return msgspec.convert(tree, Card)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"{bundle}: its card says what cannot be: {error}; save it anew with save_model") from error
-
-
-def _known(task: object) -> object:
-    """The card of a bundle that names a task whose models come in fixed sizes; whether they fit, loading says."""
-    if not isinstance(task, Mapping) or task.get("name") != "maze":
-        return None
-    size = task["size"]
-    return Card(task="maze", size=size, config=maze_config(size)).tree()
-
-
-__all__ = ["PART", "Card", "StageError", "read_card", "save_model"]
