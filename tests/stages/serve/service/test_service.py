@@ -227,6 +227,22 @@ def test_a_renewed_worker_takes_over_without_a_gap(sudoku_bundle: Path, asked: l
     play(scene, Service([sudoku_bundle], PATIENT))
 
 
+def test_a_worker_that_dies_while_it_is_renewed_leaves_one_behind_it_and_not_two(
+    sudoku_bundle: Path, asked: list[list[int]]
+) -> None:
+    async def scene(service: Service) -> None:
+        renewed = asyncio.wrap_future(service.reload_worker())
+        await until(lambda: len(service.crew._links) == 2)
+        os.kill(service.worker_pid, signal.SIGKILL)
+        await renewed
+        await until(lambda: service.restarts == 2)
+        await until(lambda: len(service.crew._links) == 1)
+        assert service.worker_pid == next(iter(service.crew._links)).pid
+        assert (await service.answer(asked[0])).answer.tokens == by_the_model(sudoku_bundle, asked[:1], 4)[0]
+
+    play(scene, Service([sudoku_bundle], PATIENT))
+
+
 def test_a_worker_whose_canaries_differ_is_not_believed(tmp_path: Path, asked: list[list[int]]) -> None:
     bundle = save_tiny(tmp_path / "model", CONFIG, "sudoku", 4)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -131,10 +133,35 @@ def test_caches_are_cleared_once_and_a_restart_is_there_when_the_new_worker_is_w
         pid = service.worker_pid
         worker.turn(ME, Override("choose", "restart #1.1"))
         assert worker.read() == "nothing", "asked for, and not there yet"
+        assert service.worker_pid == pid, "one that answers goes on until the new one is warm"
+        assert (await service.answer(asked[1])).answer.load == 1
         await until(lambda: worker.read() == "restart #1.1")
         assert service.worker_pid not in (0, pid)
         assert (await service.answer(asked[2])).answer.load == 2
         assert "fallback" not in workload.controls, "a service without a fallback has one rung less"
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+@pytest.mark.parametrize("falls_silent", ["before", "meanwhile"])
+def test_a_silent_worker_is_ended_at_once_and_what_it_owed_is_answered_by_the_next(
+    falls_silent: str, sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        worker, pid = workload.controls["worker"], service.worker_pid
+        if falls_silent == "meanwhile":
+            worker.turn(ME, Override("choose", "restart #1.1"))
+        os.kill(pid, signal.SIGSTOP)
+        owed = asyncio.ensure_future(service.answer(asked[0]))
+        if falls_silent == "before":
+            await until(lambda: service.silent_s > 1.1)
+            worker.turn(ME, Override("choose", "restart #1.1"))
+            assert service.worker_pid != pid
+        await until(lambda: worker.read() == "restart #1.1")
+        reply = await owed
+        assert reply.answer.load >= 2
+        await until(lambda: len(service.crew._links) == 1)
+        assert service.worker_pid == next(iter(service.crew._links)).pid
 
     play(scene, sudoku_bundle, tmp_path)
 

@@ -19,7 +19,8 @@ How it is seen
 Ladder
     reduce the computation depth (halved, twice) → clear the caches → restart the worker → fall back to the PPO
     policy. Every turn begins the latencies anew: only requests that were accepted afterwards say whether it helped. A
-    silent worker is mended by a restart or by the fallback, by nothing else. The fallback stands until canary
+    silent worker is mended by a restart, at once, or by the fallback, by nothing else; a slow one answers until the
+    one that replaces it is warm. The fallback stands until canary
     requests to the worker, at a low rate beside the clients, show that the model is fast again; then it and the depth
     are taken back, each verified. When all are spent, a person is asked to step in.
 

@@ -108,13 +108,8 @@ class Crew:
         if self.current is None:
             await self.restart()
             return
-        new = await self._start_one()
-        old = self.current
-        self._install(new)
+        self._install(await self._start_one())
         self.restarts += 1
-        if old is not None:
-            old.stop()
-            self._spawn(self._retire(old))
 
     async def close(self, grace_s: float) -> None:
         """End every worker, with so much time to finish what it has."""
@@ -207,8 +202,11 @@ class Crew:
     def _install(self, link: Link) -> None:
         if link.has_ended or self._is_closed:
             raise StageError("the inference worker ended as soon as it was ready")
-        self.current = link
+        old, self.current = self.current, link
         self._duties.on_ready(link)
+        if old is not None:  # renewed; or it came up while a renewal was on its way
+            old.stop()
+            self._spawn(self._retire(old))
 
     def _ended(self, link: Link) -> None:
         self._links.discard(link)

@@ -62,23 +62,39 @@ class Depth:
         self._turned()
 
 
+_MUTE_S = 1.0
+"""A worker that owes an answer and said nothing for so long does no work that a renewal would spare."""
+
+
 class Restart:
-    """Ends the worker and starts another. Asked for at once; its evidence comes when the new one is warm."""
+    """Replaces the worker; its evidence comes when the new one is warm.
+
+    One that is slow and answers goes on until then, so that nobody is refused for its sake; one that is silent, or
+    falls silent meanwhile, is ended at once, and what it owed is asked of the new one.
+    """
 
     def __init__(self, service: Service, turned: Turned) -> None:
         self._service, self._turned = service, turned
         self._done: Future[None] | None = None
         self._before = 0
         self._told = True
+        self._is_gentle = False
+
+    @property
+    def _is_mute(self) -> bool:
+        return self._service.silent_s > _MUTE_S
 
     def begin(self, request: str) -> None:
-        """Ask for it; clients get a refusal that says when to come back, meanwhile."""
+        """Ask for it."""
         self._before, self._told = self._service.restarts, False
-        self._done = self._service.restart_worker()
+        self._is_gentle = not self._is_mute
+        self._done = self._service.reload_worker() if self._is_gentle else self._service.restart_worker()
         self._turned()
 
     def is_done(self) -> bool:
         """Another worker is there, and its canary puzzles came out as the first one's did."""
+        if self._is_gentle and self._is_mute and self._service.restarts == self._before:
+            self._is_gentle, self._done = False, self._service.restart_worker()
         done = self._done is not None and self._done.done() and self._done.exception() is None
         if not (done and self._service.restarts > self._before and self._service.worker_pid):
             return False
