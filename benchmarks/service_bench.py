@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from hrm_sudoku import DATA, Setting, train
-from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.serve.reasoner import Reasoner
 from premortem.stages.train.hrm import HRM, sudoku_config, sudoku_recipe
+from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.train.sudoku import make_split
 from service_loadgen import Plan
 

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 
-from premortem.stages.train.hrm.card import read_card
 from premortem.stages.serve.reasoner import Reasoner
 from premortem.stages.serve.service.frames import Puzzle
 from premortem.stages.serve.service.lane import Lane
+from premortem.stages.train.hrm.card import read_card
 from service_bench import HEADER, PATH, Feed, Pool, Told, bare, bundle_for, hog, make_pool, service
 
 P95_MS, OVERHEAD_MS, GOODPUT = 50.0, 2.0, 0.9

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from premortem.app.cli.exits import MISTAKE
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.clients import seeded_bundle
 from premortem.stages.train.hrm import HRM, HRMConfig
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.hrm.config import Halting
 
 CONFIG = HRMConfig(

@@ -20,10 +20,10 @@ from premortem.core.errors import ConfigError
 from premortem.ledger.ledger import Ledger
 from premortem.run.evidence import request
 from premortem.run.serving import BASELINE, ServiceGuard
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.service import Service, ServiceConfig, running
 from premortem.stages.serve.service.latency_baseline import Healthy
 from premortem.stages.train.hrm import HRM, HRMConfig
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.hrm.config import Halting
 
 CONFIG = HRMConfig(

@@ -11,9 +11,9 @@ import httpx
 import pytest
 import torch
 
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.clients import puzzles
 from premortem.stages.train.hrm import HRM, HRMConfig
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.hrm.config import Halting
 
 CONFIG = HRMConfig(

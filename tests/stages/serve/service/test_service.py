@@ -18,11 +18,11 @@ import torch
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.serve import Reasoner
-from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.serve.clients import seeded_bundle
 from premortem.stages.serve.service import MazeWalks, Refused, Reply, Service, ServiceConfig, Unknown, running, tasks
 from premortem.stages.serve.service.book import Counts
 from premortem.stages.train.hrm import HRM
+from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.train.maze import shortest_answer
 from premortem.stages.train.ppo import PPOPolicy, WalkNet, WalkNetConfig
 

@@ -17,9 +17,9 @@ from premortem.faults.disturbance import Disturbance
 from premortem.faults.fault import Evidence
 from premortem.faults.process import Stopped
 from premortem.risks.serve.slow_inference.crowd import SIZE
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.service import Answer, Service
 from premortem.stages.train.hrm import HRM, HRMConfig
+from premortem.stages.train.hrm.card import save_model
 
 _PATIENCE_S = 120.0
 _AT_ONCE = 5000

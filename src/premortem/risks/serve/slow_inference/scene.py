@@ -20,12 +20,12 @@ import torch
 from premortem.core.errors import ConfigError
 from premortem.faults.owner import is_orphan, owned_name
 from premortem.risks.serve.slow_inference.crowd import SIZE, Crowd, Got, Judge, digest
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.reasoner import Reasoner
 from premortem.stages.serve.service import MazeWalks, Service, ServiceConfig
 from premortem.stages.serve.service.latency_baseline import LatencyBaseline
 from premortem.stages.serve.service.workload import ServiceWorkload
 from premortem.stages.train.hrm import HRM, HRMConfig
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.hrm.config import Halting
 from premortem.stages.train.maze import VOCABULARY, MazeConfig, make_split
 from premortem.stages.train.ppo import PPOPolicy

@@ -26,10 +26,10 @@ from premortem.risks.serve.slow_inference.scene import CONFIG, SIZE, seeded_mode
 from premortem.risks.serve.slow_inference.windows import AgreeingWindows
 from premortem.run.bind import bind
 from premortem.run.driver import Driver
-from premortem.stages.train.hrm.card import save_model
 from premortem.stages.serve.service import Service, ServiceConfig, running
 from premortem.stages.serve.service.latency_baseline import LatencyBaseline
 from premortem.stages.serve.service.workload import SIGNALS, ServiceWorkload
+from premortem.stages.train.hrm.card import save_model
 
 GREEN, YELLOW, RED = Level.GREEN, Level.YELLOW, Level.RED
 QUICK = {"serve/slow-inference": {"deadline": 12, "restart_due": 8}}

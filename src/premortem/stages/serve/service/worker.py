@@ -23,7 +23,6 @@ import msgspec
 import torch
 
 from premortem.core.errors import ConfigError, StageError
-from premortem.stages.train.hrm.card import Card, read_card
 from premortem.stages.serve.reasoner import Reasoner, hand_back
 from premortem.stages.serve.service.frames import (
     Ask,
@@ -41,6 +40,7 @@ from premortem.stages.serve.service.frames import (
     pack,
 )
 from premortem.stages.serve.service.lane import Lane
+from premortem.stages.train.hrm.card import Card, read_card
 
 STOPPED, MISTAKE, UNFIT = 0, 2, 3
 _PIECE = 1 << 16

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from premortem.core.errors import ConfigError, StageError
+from premortem.core.errors import ConfigError
 from premortem.stages.train.checkpoint import load_bundle, save_bundle
 from premortem.stages.train.hrm.config import HRMConfig
 from premortem.stages.train.hrm.model import HRM
