@@ -95,6 +95,11 @@ class Engine:
         self._busy, self._healthy = True, False
         return self.desk.take()
 
+    @property
+    def open_incidents(self) -> list[Incident]:
+        """Without a verdict yet: the one that climbs first, then those that wait for it."""
+        return [incident for incident in (self.climbing, *self.queue) if incident is not None]
+
     def candidate(self, tick: int) -> None:
         """A checkpoint was saved at this tick; it is good after a probation of healthy ticks."""
         if self.climbing is None and not self.queue:

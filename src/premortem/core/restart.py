@@ -52,7 +52,7 @@ class Restart:
         """What was in force before the restart is not any more, and nobody knows what is."""
         what = f"after a restart the setting of {control!r} could not be put in force"
         self._engine.desk.note("guard_fault", "", None, what=what)
-        for incident in [i for i in (self._engine.climbing, *self._engine.queue) if i is not None]:
+        for incident in self._engine.open_incidents:
             if control in self._engine.site.touched(incident):
                 self._engine.site.hand_over(incident, what)
                 self._engine.over(incident)

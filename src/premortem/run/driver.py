@@ -75,6 +75,11 @@ class Driver:
         """Monotonic seconds since the driver was made: the kernel's clock."""
         return self._clock() - self._started
 
+    @property
+    def open(self) -> list[Plain]:
+        """Incidents without a verdict, in words, for the record that says that a run ended."""
+        return [f"{i.entry} #{i.number}: still open ({i.phase.value})" for i in self.engine.open_incidents]
+
     def tick(self, values: list[float | None], tick: int) -> None:
         """Give the kernel one row of observations and carry out all that follows from it."""
         try:

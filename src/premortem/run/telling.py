@@ -22,5 +22,10 @@ def tell(record: Record) -> None:
         LOGGER.warning("%s: recovered %s", where, rung)
     elif record.event == "handed_over":
         LOGGER.error("%s: handed over to a person: %s", where, data.get("why"))
-    elif record.event == "run" and data.get("what") == "ended" and data.get("why"):
-        LOGGER.error("the run ended early, after %s steps: %s", data.get("steps"), data.get("why"))
+    elif record.event == "run" and data.get("what") == "resumed" and data.get("where"):
+        LOGGER.warning("the run goes on from %s", data.get("where"))
+    elif record.event == "run" and data.get("what") == "ended":
+        if data.get("why"):
+            LOGGER.error("the run ended early, after %s steps: %s", data.get("steps"), data.get("why"))
+        for incident in data.get("open") or []:  # type: ignore[union-attr]
+            LOGGER.warning("%s when the run ended; premortem incidents show tells more", incident)

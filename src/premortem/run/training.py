@@ -129,7 +129,7 @@ class GuardedTraining:
                 self._saving.save()  # a run that ended well is not taken back to an old bundle
             self.driver.save_memory()
             why = self.stop_reason or ("" if error is None else f"{type(lost or error).__name__}: {lost or error}")
-            self._note("run", what="ended", steps=self.step_number, ticks=self.ticks, why=why)
+            self._note("run", what="ended", steps=self.step_number, ticks=self.ticks, why=why, open=self.driver.open)
         finally:
             self._is_open = False
             self._let_go()

@@ -126,7 +126,7 @@ class Watch:
                 self._tell_left_out()
                 self._memory.keep()
                 why = "" if error is None else f"{type(error).__name__}: {error}"
-                self._note("run", what="ended", steps=self.ticks, why=why)
+                self._note("run", what="ended", steps=self.ticks, why=why, open=self.driver.open)
             finally:
                 self._let_go()
 
