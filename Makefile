@@ -37,8 +37,8 @@ check: setup
 	$(BIN)/python docs/tables.py --check
 
 drill: setup
-	$(BIN)/premortem drill HRM-9.1.1 AF-1.4 AF-I.2 --seeds $(SEEDS)
-	$(BIN)/premortem drill HRM-9.1.2 AF-1.1 AF-1.3 AF-I.1 AF-I.3 UT-R006 --seeds $(SEEDS)
+	$(BIN)/premortem drill --register hrm --seeds $(SEEDS)
+	$(BIN)/premortem drill AF-1.4 AF-I.2 AF-1.1 AF-1.3 AF-I.1 AF-I.3 UT-R006 --seeds $(SEEDS)
 
 bench: setup
 	$(BIN)/python benchmarks/cold_start.py
@@ -48,6 +48,10 @@ bench: setup
 	$(BIN)/python benchmarks/detectors.py
 	$(BIN)/python benchmarks/grokking.py
 	$(BIN)/python benchmarks/hrm_sudoku.py --size 4 --seeds 3 --minutes 10
+	$(BIN)/python benchmarks/hrm_maze.py --size 5 --seeds 3
+	$(BIN)/python benchmarks/ppo_maze.py --size 5 --seeds 3
+	$(BIN)/python benchmarks/service_load.py
+	$(BIN)/python benchmarks/service_faults.py
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/fault_lines.py
 	$(BIN)/python benchmarks/fitting.py

@@ -1,7 +1,7 @@
 """The PPO fallback on mazes, beside a random walker and, when given its bundle, beside HRM.
 
     python benchmarks/ppo_maze.py --size 5 --seeds 3
-    python benchmarks/ppo_maze.py --size 5 --seeds 1 --hrm checkpoints/maze/seed-0 --save checkpoints/ppo
+    python benchmarks/ppo_maze.py --size 5 --seeds 3 --hrm checkpoints/maze --save checkpoints/ppo
 
 Trained on the same training mazes as HRM of the same seed, scored on the same held-out ones. The random walker goes by
 the same rule (no cell twice), so what it reaches is what the rule alone is worth. Bound: every seed of PPO reaches the
@@ -23,11 +23,11 @@ import torch
 
 from premortem.stages.train.checkpoint import load_bundle
 from premortem.stages.train.hrm import HRM
+from premortem.stages.train.hrm.card import read_card
 from premortem.stages.train.maze import Mazes, make_split
 from premortem.stages.train.maze.recipe import (
     MazeScore,
     answer_with_hrm,
-    maze_config,
     maze_data,
     score,
 )
@@ -82,11 +82,13 @@ def answer_ms(policy: PPOPolicy, mazes: Mazes) -> float:
     return 1e3 * statistics.median(taken)
 
 
-def hrm_at(bundle: Path, size: int) -> HRM:
-    """The model of a bundle that ``hrm_maze.py --save`` left, or of the newest in a folder of them."""
-    folder = bundle if (bundle / "manifest.json").exists() else max(bundle.glob("step-*"))
-    model = HRM(maze_config(size))
-    weights = load_bundle(folder, fits={"model": model.state_dict()})["model"]
+def hrm_of(folder: Path, seed: int) -> HRM:
+    """The model of this seed, from where ``hrm_maze.py --save`` left it."""
+    bundles = sorted(folder.glob(f"seed-{seed}/step-*"))
+    if not bundles:
+        raise SystemExit(f"{folder}: found no seed-{seed}/step-*, expected what hrm_maze.py --save left")
+    model = HRM(read_card(bundles[-1]).config)
+    weights = load_bundle(bundles[-1], fits={"model": model.state_dict()})["model"]
     assert isinstance(weights, dict)
     model.load_state_dict(weights)
     return model
@@ -103,7 +105,7 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> Run:
         print(f"saved {file}, weights {trained.policy.save(file)}", file=sys.stderr)
     hrm = None
     if arguments.hrm:
-        hrm = score(held_out, answer_with_hrm(hrm_at(Path(arguments.hrm), arguments.size), held_out))
+        hrm = score(held_out, answer_with_hrm(hrm_of(Path(arguments.hrm), seed), held_out))
     return Run(
         seed=seed,
         mazes=len(held_out),
@@ -143,14 +145,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=BOUND_MINUTES, help="wall limit of one training")
-    parser.add_argument("--hrm", default="", help="bundle of an HRM trained on the same seed")
+    parser.add_argument("--hrm", default="", help="folder that hrm_maze.py --save left, one HRM a seed")
     parser.add_argument("--save", default="", help="folder for one policy file a seed")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds {arguments.seeds}: expected at least 1; no seed is no evidence")
-    if arguments.hrm and arguments.seeds > 1:
-        parser.error("--hrm with several seeds: one bundle belongs to one seed; pass --seeds 1 --first-seed K")
     return arguments
 
 
