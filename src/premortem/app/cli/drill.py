@@ -29,10 +29,16 @@ def drill(
     ledger: LedgerPath = None,
     as_json: Json = False,
 ) -> None:
-    """Run baseline, unguarded and guarded arms on the same seeds; write a proof; print the worst seed."""
+    """Run baseline, unguarded and guarded arms on the same seeds; write a proof; print the worst seed.
+
+    Without ENTRY, --register R drills every active entry in R.
+    """
     names = entries or []
-    if not names and not every:
-        raise ConfigError("found no entry, expected ENTRY... or --all; `premortem register list` shows the entries")
+    if not (names or every or register):
+        raise ConfigError(
+            "found no entry, expected ENTRY..., --register R for all active ones in it, or --all; "
+            "`premortem register list` shows the entries"
+        )
     if names and every:
         raise ConfigError(f"found {' '.join(names)} and --all, expected one of the two; leave one out")
     from premortem.ledger.ledger import Ledger
