@@ -16,7 +16,7 @@ def test_a_risk_is_drilled_by_its_own_id(premortem) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "expected ENTRY... or --all"),
+        ((), "expected ENTRY..., --register R for all active ones in it, or --all"),
         (("SUP-2", "--all"), "expected one of the two"),
         (("SUP-22",), "did you mean"),
         (("process/crash-lop",), "crash-loop"),

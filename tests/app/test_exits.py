@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["drill"], "expected ENTRY... or --all"),
+        (["drill"], "expected ENTRY..., --register R for all active ones in it, or --all"),
         (["drill", "HRM-9.1.11"], "did you mean 'HRM-9.1.1'?"),
         (["drill", "UT-R007"], "is planned"),
         (["drill", "train/divergense"], "did you mean 'train/divergence'?"),
