@@ -140,3 +140,24 @@ def test_a_wedged_worker_of_the_command_is_an_incident_in_the_ledger(bundle: Pat
 
 def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+
+
+def test_a_new_normal_is_accepted_while_the_service_runs_and_nothing_is_wrong(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("premortem.run.home._ASK_SELDOM_S", 0.1)
+    guard = ServiceGuard(Guard("hrm"), tmp_path / "ledger.db", period_s=0.02)
+
+    async def scene(service: Service) -> None:
+        assert guard.workload is not None
+        guard.workload.baseline._keep(Healthy(1.0, 2.0, 5))
+        ledger = Ledger.open(tmp_path / "ledger.db", run="service sudoku")
+        request(ledger, "rebaselined", "", "a person")
+        ledger.close()
+        for _ in range(3000):
+            if guard.workload.baseline.known is None:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it never came to that")
+
+    serve(bundle, guard, scene)

@@ -19,7 +19,7 @@ from premortem.run.driver import Driver
 from premortem.run.evidence import open_requests
 
 _KEEP_EVERY_S = 60.0
-_ASK_EVERY_S = 5.0
+_ASK_EVERY_S, _ASK_SELDOM_S = 5.0, 30.0
 _MOST_CONTENTS = 4096
 
 
@@ -179,8 +179,9 @@ class Requests:
         self._asked_at = time.monotonic()
 
     def honour_if_due(self) -> None:
-        """Every few seconds, while something waits for a person."""
-        if self._driver.engine.latched and time.monotonic() - self._asked_at >= _ASK_EVERY_S:
+        """Every few seconds while something waits for a person, otherwise now and then."""
+        pause = _ASK_EVERY_S if self._driver.engine.latched else _ASK_SELDOM_S
+        if time.monotonic() - self._asked_at >= pause:
             self.honour()
 
     def honour(self) -> None:

@@ -23,6 +23,7 @@ from premortem.run.bind import bind, bind_risks
 from premortem.run.calls import Calls
 from premortem.run.driver import Driver
 from premortem.run.guard import Guard
+from premortem.run.home import Requests
 from premortem.run.suggest import closest
 from premortem.run.supervise.options import Options
 from premortem.run.supervise.signals import handed_on
@@ -192,6 +193,7 @@ class Supervisor:
 
     def _watch(self, running: Running, workload: ProcessWorkload, driver: Driver) -> str:
         """Look until it is over; returns why it was given up, empty where it was not."""
+        requests = Requests(driver)
         while True:
             running.await_end(self.options.every_s)
             if running.child is not None and running.child.status is not None:
@@ -203,6 +205,7 @@ class Supervisor:
                 return ""
             self._tell_endings(running, driver)
             self._look(workload, driver)
+            requests.honour_if_due()
             if workload.stop_reason:
                 return workload.stop_reason
             if running.child is None and driver.engine.climbing is None and not driver.engine.queue:

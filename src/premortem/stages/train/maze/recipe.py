@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
 import torch
 
 from premortem.core.errors import ConfigError
 from premortem.stages.train.ema import WeightEMA
-from premortem.stages.train.hrm import HRM, DeepSupervision, Halting, HRMConfig, Recipe, to_batch
+from premortem.stages.train.hrm import HRM, DeepSupervision, HRMConfig, Recipe, to_batch
 from premortem.stages.train.hrm.card import save_model
+from premortem.stages.train.hrm.config import small_config
 from premortem.stages.train.maze.dataset import MazeConfig, Mazes, MazeSplit
 from premortem.stages.train.maze.grid import VOCABULARY
 from premortem.stages.train.maze.paths import is_shortest, is_solved
@@ -43,20 +44,8 @@ def maze_data(size: int) -> MazeConfig:
 
 
 def _small(size: int, hidden: int) -> HRMConfig:
-    return HRMConfig(
-        seq_len=size * size,
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        num_heads=4,
-        expansion=2.0,
-        width_multiple=32,
-        high_layers=1,
-        low_layers=1,
-        gradient="segment",
-        positions="learned",
-        loss="softmax",
-        halting=Halting(max_segments=4),
-    )
+    small = small_config(size * size, VOCABULARY, hidden, max_segments=4)
+    return replace(small, high_layers=1, low_layers=1, gradient="segment")
 
 
 _CONFIGS = {5: _small(5, 64), 7: _small(7, 96)}
