@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from premortem.run.serving import ServiceGuard
     from premortem.stages.serve.service import Fallback, Service, ServiceConfig
 
+_LONGEST_GRACE_S = 600.0
+
 
 def infer(  # noqa: PLR0913 - the options of a command
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Checkpoints, one for each task.")],
@@ -26,14 +28,19 @@ def infer(  # noqa: PLR0913 - the options of a command
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are refused with 429.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds allowed for an answer where the client names none.")] = 2.0,
-    grace: Annotated[float, typer.Option(min=0.0, help="Seconds to finish accepted work after SIGTERM.")] = 10.0,
+    silent: Annotated[
+        float, typer.Option(help="Seconds without a word after which a worker that owes an answer is replaced.")
+    ] = 10.0,
+    grace: Annotated[float, typer.Option(help="Seconds to finish accepted work after SIGTERM; at most 600.")] = 10.0,
     register: Annotated[str, typer.Option(help="Guards the service by this register: a name, or a file.")] = "hrm",
     no_guard: Annotated[bool, typer.Option("--no-guard", help="Serve unguarded.")] = False,
 ) -> None:
     """Serve HRM inference over HTTP until SIGTERM: /v1/solve/{task}, /v1/models, /healthz, /readyz, /metrics."""
     from premortem.stages.serve.service import ServiceConfig
 
-    config = ServiceConfig(queue=queue, timeout_s=timeout)
+    config = ServiceConfig(queue=queue, timeout_s=timeout, silent_s=silent)
+    if not 0 <= grace <= _LONGEST_GRACE_S:
+        raise ConfigError(f"--grace: found {grace:g}, expected 0 to {_LONGEST_GRACE_S:g} seconds")
     for bundle in bundles:
         if not bundle.is_dir():
             raise ConfigError(f"{bundle}: found no checkpoint there, expected the folder of a bundle, such as "
@@ -76,16 +83,15 @@ def _run(
     from premortem.stages.serve.service import Service
 
     try:
-        from premortem.stages.serve.service.http import listen, run, serve
+        from premortem.stages.serve.service.server import listen, run, serve
     except ImportError as error:
         raise ConfigError(f"serving over HTTP needs {error.name}; install premortem[serve]") from error
     host, port, grace_s = place
     service, began = Service(bundles, config, fallbacks=fallbacks, on_start=[guard] if guard else []), time.monotonic()
-    line = listen(host, port)
-    address = f"http://{host}:{line.getsockname()[1]}"
-    typer.echo(f"listening on {address}; a worker is warming up")
     try:
-        with line:
+        with listen(host, port) as line:
+            address = f"http://{host}:{line.getsockname()[1]}"
+            typer.echo(f"listening on {address}; a worker is warming up")
             run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
     finally:
         if guard is not None:

@@ -57,7 +57,8 @@ def service_in_a_thread(sudoku_bundle: Path) -> Iterator[httpx.Client]:
     import uvicorn
 
     from premortem.stages.serve.service import Service, ServiceConfig, running
-    from premortem.stages.serve.service.http import build_app, listen
+    from premortem.stages.serve.service.http import build_app
+    from premortem.stages.serve.service.server import listen
 
     service = Service([sudoku_bundle], ServiceConfig(timeout_s=60, max_wait_s=60))
     server = uvicorn.Server(uvicorn.Config(build_app(service), log_level="error", lifespan="off"))

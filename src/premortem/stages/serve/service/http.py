@@ -1,27 +1,22 @@
-"""The service over HTTP. Needs the extra ``serve``; nothing else of the service imports this.
+"""The service over HTTP: an ASGI application for a service that is started and closed elsewhere.
 
-``build_app(service)`` gives an ASGI application for a service that is started and closed elsewhere;
-``serve(service, host, port)`` does all of it.
+Needs the extra ``serve``. ``server`` puts it behind a socket, and ends it in good order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import signal
-import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import Future
+import copy
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from premortem.core.errors import ConfigError
@@ -40,10 +35,11 @@ from premortem.stages.serve.service.schemas import (
 )
 from premortem.stages.serve.service.service import Service
 
-_LOG = logging.getLogger("premortem.serve")
 SOLVE = "/v1/solve/"
 MOST_BYTES = 1 << 16
 """Of a request's body."""
+_LONGEST_NAME = 60
+"""Characters of a key that a client made up, as it is told in an error."""
 STATUS: dict[Reason, int] = {
     "full": 429, "slow": 429, "starting": 503, "closing": 503, "timeout": 504, "worker": 503, "model": 503,
 }  # fmt: skip
@@ -73,7 +69,7 @@ def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="premortem inference", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     _add_solving(app, service)
     _add_looking(app, service, Exposition(service))
-    _describe_the_body(app)
+    _describe(app, service)
     app.exception_handler(HTTPException)(_told)
     return app
 
@@ -86,9 +82,7 @@ def _add_solving(app: FastAPI, service: Service) -> None:
             timeout_s = None if given.timeout_ms is None else given.timeout_ms / 1e3
             reply = await service.answer(given.puzzle, task=task, model=given.model, timeout_s=timeout_s)
         except Refused as refused:
-            status = STATUS[refused.reason]
-            headers = {} if status == 504 else {"Retry-After": whole_seconds(refused.retry_after_s)}
-            return _problem(status, str(refused), refused.reason, headers)
+            return _refusal(refused)
         except ValidationError as error:
             return _problem(422, _first_of(error), "request")
         except Unknown as error:
@@ -98,6 +92,14 @@ def _add_solving(app: FastAPI, service: Service) -> None:
         except _TooLargeError:
             told = f"the body is larger than {MOST_BYTES} bytes, expected one puzzle"
             return _problem(413, told, "size", {"Connection": "close"})
+        except ClientDisconnect:
+            return _problem(422, "the client hung up before its body was there", "request")  # nobody reads it
+        except asyncio.CancelledError:
+            if not service.is_closing:
+                raise
+            # the grace is over for one whose body never came; uvicorn would send a plain 500
+            told = "the body was not there within the grace"
+            return _refusal(Refused("closing", told, retry_after_s=5.0, was_accepted=False))
         return Response(msgspec.json.encode(plain_reply(reply)), media_type="application/json")
 
     app.post(f"{SOLVE}{{task}}", response_model=SolveReply, responses=_RESPONSES, openapi_extra=_BODY)(solve)
@@ -158,14 +160,23 @@ def _add_looking(app: FastAPI, service: Service, exposition: Exposition) -> None
         return Response(exposition.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _describe_the_body(app: FastAPI) -> None:
-    """The body is read by hand, so that its size is bounded before anything parses it; OpenAPI must know it still."""
+def _describe(app: FastAPI, service: Service) -> None:
+    """The body is read by hand, so that its size is bounded before anything parses it; OpenAPI must know it still.
+
+    It names the tasks that are served and what their puzzles look like, as soon as a worker has said so.
+    """
     original: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = original()
+        schema = copy.deepcopy(original())  # FastAPI keeps its own and hands it out again
         body = SolveRequest.model_json_schema(ref_template="#/components/schemas/{model}")
         schema["components"]["schemas"].setdefault("SolveRequest", body)
+        if tasks := service.tasks.values():
+            path = schema["paths"][f"{SOLVE}{{task}}"]["post"]["parameters"][0]["schema"]
+            path["enum"] = sorted(service.tasks)
+            puzzle = body["properties"]["puzzle"]
+            puzzle["minItems"], puzzle["maxItems"] = min(t.cells for t in tasks), max(t.cells for t in tasks)
+            puzzle["items"]["maximum"] = max(t.largest for t in tasks)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
@@ -184,10 +195,22 @@ async def _body(request: Request) -> bytes:
 
 
 def _first_of(error: ValidationError) -> str:
-    """The first mistake in one line."""
+    """The first mistake in one line of bounded length, whatever a client calls its keys."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(_plain(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+def _plain(part: int | str) -> str:
+    text = str(part)
+    is_plain = text.isascii() and text.replace("_", "").isalnum() and len(text) <= _LONGEST_NAME
+    return text if is_plain else f"{text!r:.{_LONGEST_NAME}}"
+
+
+def _refusal(refused: Refused) -> Response:
+    status = STATUS[refused.reason]
+    headers = {} if status == 504 else {"Retry-After": whole_seconds(refused.retry_after_s)}
+    return _problem(status, str(refused), refused.reason, headers)
 
 
 def _problem(status: int, text: str, reason: str, headers: dict[str, str] | None = None) -> Response:
@@ -199,94 +222,3 @@ async def _told(request: Request, error: Exception) -> Response:
     """A path or method that there is not, in the same form as every other error."""
     assert isinstance(error, HTTPException)
     return _problem(error.status_code, str(error.detail), "unknown", dict(error.headers or {}))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn raises the signal again after an orderly shutdown, and ends by it; here the caller's code counts."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket to serve on; raises ConfigError where the address cannot be had, such as a port in use."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay (40 ms a reply) off only for sockets that name their protocol
-    line = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        line.bind((host, port))
-        line.listen(2048)
-    except (OSError, OverflowError) as error:
-        line.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
-    return line
-
-
-def _log_renewal(done: Future[None]) -> None:
-    if (error := done.exception()) is not None:
-        _LOG.error("the worker was not renewed, the old one stays: %s", error)
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Carry out :func:`serve` on the fastest loop that is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
-
-
-async def serve(
-    service: Service,
-    line: socket.socket,
-    *,
-    grace_s: float = 10.0,
-    on_ready: Callable[[], None] = lambda: None,
-) -> None:
-    """Start the service and answer until SIGTERM or SIGINT; then finish what was accepted, within the grace.
-
-    SIGHUP renews the worker: another is started beside it and takes over when it is warm. It listens from the first
-    moment, so that readiness can be asked while the worker warms up.
-
-    Raises:
-        ConfigError, StageError: the service could not be started.
-    """
-    config = uvicorn.Config(
-        build_app(service), log_level="warning", access_log=False, lifespan="off",
-        timeout_graceful_shutdown=max(1, round(grace_s)),
-    )  # fmt: skip
-    server = _Server(config)
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        service.refuse_new()
-        server.force_exit = server.should_exit  # a second signal waits for nobody
-        server.should_exit = True
-
-    def renew() -> None:
-        if service.tasks:  # while the first one warms up there is nothing to renew
-            service.reload_worker().add_done_callback(_log_renewal)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, renew)
-    answering = loop.create_task(server.serve(sockets=[line]))
-    starting = loop.create_task(service.start())
-    try:
-        await asyncio.wait((answering, starting), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done() and starting.exception() is None:
-            on_ready()
-            await answering
-    finally:
-        server.should_exit = True
-        starting.cancel()
-        await asyncio.gather(answering, starting, return_exceptions=True)
-        await service.close(grace_s if not server.force_exit else 0.0)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-    if not starting.cancelled() and (error := starting.exception()) is not None:
-        raise error

@@ -21,7 +21,7 @@ class SolveRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"puzzle": _BLANK_SUDOKU, "timeout_ms": 500}]}
     )
 
-    puzzle: Annotated[list[StrictInt], Field(min_length=1, max_length=MOST_CELLS)]
+    puzzle: Annotated[list[Annotated[StrictInt, Field(ge=0, le=255)]], Field(min_length=1, max_length=MOST_CELLS)]
     """Tokens; Sudoku: 0 is a blank; maze: 0 wall, 1 free, 2 start, 3 goal."""
     model: Annotated[str | None, Field(max_length=200)] = None
     """Version that must answer; any where it is left out."""

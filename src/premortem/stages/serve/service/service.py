@@ -16,7 +16,7 @@ from pathlib import Path
 from premortem.core.errors import ConfigError
 from premortem.stages.serve.cache import AnswerCache
 from premortem.stages.serve.service.book import Book
-from premortem.stages.serve.service.config import ServiceConfig
+from premortem.stages.serve.service.config import LONGEST_S, ServiceConfig
 from premortem.stages.serve.service.controls import Controls
 from premortem.stages.serve.service.crew import Crew, Duties
 from premortem.stages.serve.service.dispatch import Dispatch
@@ -25,8 +25,6 @@ from premortem.stages.serve.service.latency import Samples
 from premortem.stages.serve.service.reply import Answer, Policy, Reason, Refused, Reply, Unknown
 from premortem.stages.serve.service.standin import Fallback
 from premortem.stages.serve.service.tasks import Task, read_puzzle, task_for
-
-_LONGEST_S = 600.0
 
 
 class Service(Controls):
@@ -107,8 +105,8 @@ class Service(Controls):
         kind = self._task(task)
         self._insist_on(kind.name, model)
         allowed_s = self.config.timeout_s if timeout_s is None else timeout_s
-        if not 0 < allowed_s <= _LONGEST_S:
-            raise ConfigError(f"timeout: found {allowed_s:g} s, expected more than 0 and at most {_LONGEST_S:g}")
+        if not 0 < allowed_s <= LONGEST_S:
+            raise ConfigError(f"timeout: found {allowed_s:g} s, expected more than 0 and at most {LONGEST_S:g}")
         self._refuse_if_must(kind.name, allowed_s)
         pending = self.book.accept(kind.name, read_puzzle(kind, puzzle), self.depth, allowed_s)
         self.dispatch.put(pending)
@@ -141,6 +139,11 @@ class Service(Controls):
         if self._is_closing or not self.tasks:
             return False
         return all(self.dispatch.policies[task] == "ppo" or self.crew.current is not None for task in self.tasks)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it takes no new work any more."""
+        return self._is_closing
 
     @property
     def unready(self) -> str:
