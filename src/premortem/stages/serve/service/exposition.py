@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from premortem.stages.serve.service.latency import ENOUGH
+from premortem.stages.serve.service.latency import ENOUGH, quantile_of
 from premortem.stages.serve.service.reply import Policy
 
 if TYPE_CHECKING:
     from premortem.stages.serve.service.service import Service
 
 _BUCKETS_MS = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
+_WINDOW, _WINDOW_S = 2000, 60.0
+"""Requests and seconds that the quantiles look back. Their own window: a guard begins the service's samples anew with
+every control that it turns, which is just when somebody wants to look. Small enough to be sorted on the loop."""
+NOBODY = "none"
+"""Policy of a request that ran out of time."""
 
 
 class Exposition:
@@ -24,10 +31,13 @@ class Exposition:
         self._service = service
         self.registry = CollectorRegistry()
         self._latency = Histogram(
-            "inference_latency_ms", "Milliseconds from acceptance to answer.", ("policy", "task"),
+            "inference_latency_ms",
+            f"Milliseconds from acceptance to the end of it; policy {NOBODY!r}: without an answer in time.",
+            ("policy", "task"),
             registry=self.registry, buckets=_BUCKETS_MS,
         )  # fmt: skip
-        self._children: dict[tuple[str, Policy], Histogram] = {}
+        self._children: dict[tuple[str, Policy | None], Histogram] = {}
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self.registry.register(self)
         service.book.watchers.append(self._observe)
 
@@ -37,25 +47,34 @@ class Exposition:
 
     def collect(self) -> Iterator[Metric]:
         """Part of the registry's protocol: what is read when it is asked for."""
+        yield self._quantiles()
         yield from self._gauges()
         yield from self._counters()
         yield from self._scores()
 
-    def _observe(self, task: str, policy: Policy, waited_ms: float) -> None:
+    def _observe(self, task: str, policy: Policy | None, waited_ms: float) -> None:
         child = self._children.get((task, policy))
         if child is None:
-            child = self._children[task, policy] = self._latency.labels(policy, task)
+            child = self._children[task, policy] = self._latency.labels(policy or NOBODY, task)
         child.observe(waited_ms)
+        self._recent.append((time.monotonic(), waited_ms))
+
+    def _quantiles(self) -> Metric:
+        since = time.monotonic() - _WINDOW_S
+        ordered = sorted(waited_ms for ended_at, waited_ms in self._recent if ended_at >= since)
+        quantiles = GaugeMetricFamily(
+            "inference_latency_quantile_ms",
+            f"Of the newest {_WINDOW} requests that ended within {_WINDOW_S:g} s, those without an answer in time "
+            "counted; nothing with too few.",
+            labels=["quantile"],
+        )
+        for share in ENOUGH:
+            if (value := quantile_of(ordered, share)) is not None:
+                quantiles.add_metric([f"{share:g}"], value)
+        return quantiles
 
     def _gauges(self) -> Iterator[Metric]:
         service = self._service
-        quantiles = GaugeMetricFamily(
-            "inference_latency_quantile_ms", "Of the newest answers; nothing with too few samples.", labels=["quantile"]
-        )
-        for share in ENOUGH:
-            if (value := service.samples.quantile(share)) is not None:
-                quantiles.add_metric([f"{share:g}"], value)
-        yield quantiles
         link = service.crew.current
         for name, words, value in (
             ("queue_length", "Accepted requests that wait.", service.pending),
