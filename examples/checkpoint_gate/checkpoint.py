@@ -52,10 +52,22 @@ class HandOff:
 
     def __init__(self, folder: Path) -> None:
         self._good, self._current = folder / "good", folder / "current.safetensors"
+        self._taken = folder / "taken.safetensors"
         self._good.mkdir(parents=True, exist_ok=True)
         self.controls = {"handed_off": OneShotRequest(self._fall_back, self._is_whole, folder / "asked")}
         self.witnesses: dict[str, str] = {}
         self.conditions = {"what is handed off is whole": self._is_whole}
+
+    def take(self, path: Path) -> Path:
+        """A copy of the file and its manifest, to assess that: a trainer may write the next one at any moment.
+
+        A copy that is half of one and half of the next does not fit its manifest, and is seen as any damage is.
+        """
+        shutil.copy(path, self._taken)
+        manifest_of(self._taken).unlink(missing_ok=True)
+        if manifest_of(path).exists():
+            shutil.copy(manifest_of(path), manifest_of(self._taken))
+        return self._taken
 
     def measure(self, path: Path) -> dict[str, float | None]:
         """One row. Of a file that cannot be read only that is known; the rest is missing, not zero."""
@@ -73,16 +85,16 @@ class HandOff:
             "all_zero": float(sum(tensor.ndim > 1 and not tensor.any() for tensor in tensors.values())),
         }
 
-    def hand_off(self, path: Path) -> None:
-        """Keep it as the last good one, and let `current` point to it."""
-        kept = self._good / f"{content_of(path)}.safetensors"
-        shutil.copy(path, kept)
-        shutil.copy(manifest_of(path), manifest_of(kept))
+    def hand_off(self, taken: Path) -> None:
+        """Keep the copy that was assessed as the last good one, and let `current` point to it."""
+        kept = self._good / f"{content_of(taken)}.safetensors"
+        os.replace(manifest_of(taken), manifest_of(kept))
+        os.replace(taken, kept)
         self._point_to(kept)
 
-    def is_handed_off(self, path: Path) -> bool:
+    def is_handed_off(self, content: str) -> bool:
         """Whether this very content is what `current` gives."""
-        return self._current.exists() and self._current.resolve().stem == content_of(path) and self._is_whole()
+        return self._current.exists() and self._current.resolve().stem == content and self._is_whole()
 
     def _fall_back(self, request: str) -> None:
         goods = sorted(self._good.glob("*.safetensors"), key=lambda kept: kept.stat().st_mtime_ns)

@@ -24,16 +24,18 @@ HERE = Path(__file__).parent
 
 
 def assess(path: Path, home: Path) -> int:
-    """The gate: 0 where this content is handed off now, else 1."""
+    """The gate: 0 where the content that lay there is handed off now, else 1."""
     hand_off = HandOff(home / "hand-off")
     guard = premortem.Guard(HERE / "register.yaml", risks=HERE / "risks")
     with guard.watching(hand_off, home=home, say=say) as watch:
-        is_new = watch.assess(content_of(path), hand_off.measure(path))
+        taken = hand_off.take(path)
+        content = content_of(taken)
+        is_new = watch.assess(content, hand_off.measure(taken))
         if not is_new:
             print("  this content was assessed before: nothing recovers by reading it again")
         elif watch.standing.is_green:
-            hand_off.hand_off(path)
-    go = hand_off.is_handed_off(path)
+            hand_off.hand_off(taken)
+    go = hand_off.is_handed_off(content)
     print(f"  {'go' if go else 'NO-GO'}: {path.name}")
     return 0 if go else 1
 

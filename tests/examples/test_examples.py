@@ -153,6 +153,29 @@ def test_the_gate_lets_only_new_good_contents_through() -> None:
     assert symptoms == ["not finite", "zeroed", "unreadable", "tampered"]
 
 
+def test_what_the_gate_hands_off_is_what_it_assessed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'examples/checkpoint_gate')\n"
+        "import main; from checkpoint import HandOff, content_of, save\n"
+        "path, home = Path(sys.argv[1], 'model.safetensors'), Path(sys.argv[1], 'home')\n"
+        "class Overtaken(HandOff):\n"
+        "    def measure(self, seen):\n"
+        "        row = super().measure(seen)\n"
+        "        save(path, main.trained(2))  # the trainer is faster than the gate\n"
+        "        return row\n"
+        "main.HandOff = Overtaken\n"
+        "save(path, main.trained(1)); first = content_of(path)\n"
+        "assert main.assess(path, home) == 0\n"
+        "assert content_of(path) != first, 'it was not overtaken'\n"
+        "print(first == (home / 'hand-off' / 'current.safetensors').resolve().stem)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 def test_the_gate_says_what_is_wrong_with_its_arguments() -> None:
     done = subprocess.run(
         [sys.executable, "examples/checkpoint_gate/main.py", "assess", "nowhere.safetensors"],
