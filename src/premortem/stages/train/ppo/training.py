@@ -58,19 +58,22 @@ class WalkPolicy(ActorCriticPolicy):
 
 
 class _Limit(BaseCallback):
-    """Ends training after so many seconds of wall time."""
+    """Ends training at a time of ``time.perf_counter``."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, end: float) -> None:
         super().__init__()
-        self._end = time.monotonic() + seconds
+        self._end = end
 
     def _on_step(self) -> bool:
-        return time.monotonic() < self._end
+        return time.perf_counter() < self._end
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedPPO:
-    """The exported policy, SB3's own object, and what it cost: seconds of wall and of CPU (all threads)."""
+    """The exported policy, SB3's own object, and what it cost: seconds of wall and of CPU (all threads).
+
+    The cost is of all that the mazes and the recipe bring about: environments, training, export.
+    """
 
     policy: PPOPolicy
     agent: PPO
@@ -86,10 +89,10 @@ def train_ppo(mazes: Mazes, recipe: PPORecipe | None = None, *, seed: int = 0, m
     SB3 seeds it, numpy's and Python's, which are the caller's to mind.
     """
     recipe = recipe or ppo_recipe(mazes.size)
+    start, start_cpu = time.perf_counter(), time.process_time()
     with torch.random.fork_rng(devices=[]):
         agent = make_agent(mazes, recipe, seed)
-        start, start_cpu = time.perf_counter(), time.process_time()
-        agent.learn(recipe.total_timesteps, callback=_Limit(60 * minutes))
+        agent.learn(recipe.total_timesteps, callback=_Limit(start + 60 * minutes))
     origin = {"seed": str(seed), "mazes": str(len(mazes)), "size": str(mazes.size), "steps": str(agent.num_timesteps)}
     return TrainedPPO(
         export(agent, origin),
@@ -104,9 +107,10 @@ def make_agent(mazes: Mazes, recipe: PPORecipe, seed: int) -> PPO:
     """An untrained agent of stable-baselines3."""
     theirs = ("n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef", "max_grad_norm")
     settings = {name: getattr(recipe, name) for name in theirs}
+    first = MazeWalk(mazes)
     return PPO(
         WalkPolicy,
-        DummyVecEnv([lambda: MazeWalk(mazes)] * recipe.n_envs),
+        DummyVecEnv([lambda: copy.copy(first)] * recipe.n_envs),  # mazes and distances are shared: they never change
         learning_rate=lambda left: recipe.learning_rate * max(left, recipe.final_share),
         seed=seed,
         device="cpu",
