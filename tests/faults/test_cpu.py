@@ -55,6 +55,40 @@ def test_every_thread_of_the_victim_is_held_and_let_go() -> None:
         victim.kill()
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="with one core nobody can be held to fewer")
+def test_a_thread_that_is_born_on_the_one_core_is_let_go_too() -> None:
+    code = (
+        "import sys, threading\n"
+        "for line in sys.stdin:\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    print('up', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        assert victim.stdin is not None
+        assert victim.stdout is not None
+        before = os.sched_getaffinity(victim.pid)
+        with CpuHogs(1, victim.pid) as fault:
+            victim.stdin.write(b"another\n")
+            victim.stdin.flush()
+            victim.stdout.readline()
+            (born,) = {int(entry.name) for entry in Path(f"/proc/{victim.pid}/task").iterdir()} - {victim.pid}
+            assert len(os.sched_getaffinity(born)) == 1
+        assert os.sched_getaffinity(born) == before
+        assert fault.gone().holds
+        os.sched_setaffinity(born, {max(before)})
+        assert fault.gone().holds is False, "what is held now counts, whoever holds it"
+        victim.kill()
+
+
+def test_it_can_be_put_on_again(busy: int) -> None:
+    fault = CpuHogs(1, busy)
+    assert fault.gone().holds is None
+    for _ in range(2):
+        with fault:
+            assert fault.gone().holds is False
+        assert fault.gone().holds
+
+
 def test_a_victim_that_ended_meanwhile_leaves_nothing_behind(busy: int) -> None:
     fault = CpuHogs(1, busy)
     with fault:

@@ -1,7 +1,8 @@
 """Neighbours that want the processor: real processes that compute for ever beside a victim, on one and the same core.
 
-Covered: a process of the same user, with all of its threads. Not covered: threads that the victim starts later, and a
-machine that hides its run-queue statistics (observed by the neighbours' own CPU time alone there).
+Covered: a process of the same user with all of its threads; one that it starts meanwhile inherits the core, and is let
+go with the others. Not covered: processes that it starts meanwhile, and a machine that hides its run-queue statistics
+(observed by the neighbours' own CPU time alone there).
 """
 
 from __future__ import annotations
@@ -41,22 +42,24 @@ class CpuHogs(Disturbance):
         if count < 1:
             raise ConfigError(f"{self.name}: found {count} neighbours, expected at least 1")
         self.count, self.victim = count, victim
-        self._hogs: list[subprocess.Popen[bytes]] = []
+        self._hogs: list[psutil.Popen] = []
         self._before: dict[int, set[int]] = {}
+        self._core = -1
         self._began = 0.0
         self._waited_before = 0
         self._seen = Evidence(None, f"{self.name}: never entered")
 
     def _apply(self) -> None:
-        core = self._one_core()
+        self._hogs, self._before = [], {}
+        self._core = self._one_core()
         for thread in _threads(self.victim):
             with contextlib.suppress(ProcessLookupError):
                 self._before[thread] = os.sched_getaffinity(thread)
-                os.sched_setaffinity(thread, {core})
+                os.sched_setaffinity(thread, {self._core})
         for _ in range(self.count):
-            hog = subprocess.Popen([sys.executable, "-c", _CODE], stdin=subprocess.DEVNULL, start_new_session=True)
+            hog = psutil.Popen([sys.executable, "-c", _CODE], stdin=subprocess.DEVNULL, start_new_session=True)
             self._hogs.append(hog)
-            os.sched_setaffinity(hog.pid, {core})
+            os.sched_setaffinity(hog.pid, {self._core})
         self._wait_until_they_compute()
         self._began, self._waited_before = time.monotonic(), _waited_ns(self.victim)
 
@@ -82,10 +85,23 @@ class CpuHogs(Disturbance):
             hog.kill()
         for hog in self._hogs:
             hog.wait()
-        for thread, cores in self._before.items():
+        for thread in self._held():
             with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, cores)
-        self._before.clear()
+                os.sched_setaffinity(thread, self._cores_of(thread))
+
+    def _held(self) -> list[int]:
+        """Threads of the victim that may use the one core alone now, and more before."""
+        held = []
+        for thread in _threads(self.victim) if self._before else ():
+            with contextlib.suppress(ProcessLookupError):
+                now = os.sched_getaffinity(thread)
+                if now == {self._core} and now != self._cores_of(thread):
+                    held.append(thread)
+        return held
+
+    def _cores_of(self, thread: int) -> set[int]:
+        """What it might use before; one that was not there yet, what the victim's first thread might."""
+        return self._before.get(thread) or self._before.get(self.victim, set())
 
     def _measured(self) -> Evidence:
         wall = max(1e-9, time.monotonic() - self._began)
@@ -101,15 +117,19 @@ class CpuHogs(Disturbance):
         return self._measured() if self.is_on and self._hogs else self._seen
 
     def gone(self) -> Evidence:
-        """Whether none of them runs, and no thread of the victim is held to one core any more."""
-        left = [hog.pid for hog in self._hogs if hog.poll() is None]
-        held = len(self._before)
-        return Evidence(not left and not held, f"{self.name}: {len(left)} neighbours left, {held} threads held")
+        """Whether none of them is in the kernel's table, and no thread of the victim is held to the core, read anew."""
+        if not self._before:
+            return Evidence(None, f"{self.name}: never entered")
+        left = sum(hog.is_running() for hog in self._hogs)  # by pid and start: a pid that came again is a stranger's
+        held = len(self._held())
+        return Evidence(not left and not held, f"{self.name}: {left} neighbours left, {held} threads held")
 
 
 def _threads(pid: int) -> Iterator[int]:
-    for entry in sorted(Path(f"/proc/{pid}/task").iterdir()):
-        yield int(entry.name)
+    """None where the process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for entry in sorted(Path(f"/proc/{pid}/task").iterdir()):
+            yield int(entry.name)
 
 
 def _cpu_s(pid: int) -> float:
