@@ -10,9 +10,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 
+from premortem.core.errors import StageError
 from premortem.faults.disturbance import Disturbance
 from premortem.faults.fault import Evidence
 from premortem.faults.process import Stopped
@@ -86,6 +86,8 @@ class HeavierModel(Disturbance):
         self._service, self._bundle, self._aside = service, bundle, bundle.with_name("aside")
         self._layers = layers
         self._heavy: Path | None = None
+        self._before: str | None = None
+        self._is_deployed = False
         self._seen = Evidence(None, f"{self.name}: never entered")
 
     def prepare(self, model: HRM) -> None:
@@ -95,30 +97,49 @@ class HeavierModel(Disturbance):
 
     def _apply(self) -> None:
         assert self._heavy is not None
+        self._before = self._served()
+        if self._before is None:
+            raise StageError(f"{self.name}: no worker answers, expected one whose model can be replaced")
+        self._is_deployed = True
         self._bundle.rename(self._aside)
         shutil.copytree(self._heavy, self._bundle)
-        before = self._service.restarts
         self._service.reload_worker().result(_PATIENCE_S)
-        self._seen = Evidence(
-            self._service.restarts > before, f"{self.name}: {self._layers} blocks where there was one, served"
-        )
+        now = self._served()
+        told = f"{now} of {self._layers} blocks a module answers, it was {self._before}"
+        self._seen = Evidence(now is not None and now != self._before, f"{self.name}: {told}")
 
     def _undo(self) -> None:
-        if not self._aside.exists():
+        if not self._is_deployed:
             return
-        shutil.rmtree(self._bundle, ignore_errors=True)
-        self._aside.rename(self._bundle)
+        if self._aside.exists():
+            shutil.rmtree(self._bundle, ignore_errors=True)
+            self._aside.rename(self._bundle)
+        # Where the bundle lies says nothing of what is served: a reload that failed is asked for again.
         self._service.reload_worker().result(_PATIENCE_S)
+        now = self._served()
+        if now not in (None, self._before):  # without a worker, the next one loads what lies there
+            raise StageError(f"{self.name}: {now} answers after the reload, expected {self._before}")
+        self._is_deployed = False
+
+    def _served(self) -> str | None:
+        """Bundle and hash of the weights, as the newest worker has said; None while none answers."""
+        if not self._service.worker_pid:
+            return None
+        return ", ".join(model.version for model in self._service.crew.models.values())
 
     def observed(self) -> Evidence:
-        """Whether a worker took it."""
+        """Whether a worker with other weights than before answered."""
         return self._seen
 
     def gone(self) -> Evidence:
-        """Whether the worker that answers loaded the bundle of before, and that lies where it lay."""
-        version = next(iter(self._service.crew.models.values())).version
-        is_back = not self._aside.exists() and psutil.pid_exists(self._service.worker_pid)
-        return Evidence(is_back, f"{self.name}: {version} answers")
+        """Whether the worker that answers has the weights of before, and their bundle lies where it lay."""
+        if self._before is None:
+            return Evidence(None, f"{self.name}: never entered")
+        now = self._served()
+        if now is None:
+            return Evidence(None, f"{self.name}: no worker answers, it was {self._before}")
+        is_back = now == self._before and not self._aside.exists()
+        return Evidence(is_back, f"{self.name}: {now} answers, it was {self._before}")
 
 
 def deepened(model: HRM, layers: int) -> HRM:
