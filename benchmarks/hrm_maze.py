@@ -11,10 +11,9 @@ right. Bound, size 5 only: every seed answers at least 90 % with a shortest path
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -41,6 +40,7 @@ from premortem.stages.train.maze.recipe import (
     score,
     train_hrm,
 )
+from seeded import report, seeds_of, seeds_parser
 
 BOUND_SHORTEST = 0.90
 BOUND_MINUTES = 10.0
@@ -78,7 +78,8 @@ def part_of(mazes: Mazes, level: int) -> Mazes:
 
 def tied_mazes(split: MazeSplit) -> Mazes:
     """Other ends in the held-out layouts, joined by several shortest paths."""
-    rng, found = Random(0), {}
+    rng = Random(0)
+    found: dict[bytes, None] = {}
     for maze in split.held_out:
         layout = bytes(min(token, FREE) for token in maze)
         for _ in range(8):
@@ -89,10 +90,10 @@ def tied_mazes(split: MazeSplit) -> Mazes:
     return gather(list(found))
 
 
-def run_seed(size: int, seed: int, arguments: argparse.Namespace) -> Run:
-    split = make_split(replace(maze_data(size), seed=seed))
+def run_seed(seed: int, arguments: argparse.Namespace) -> Run:
+    split = make_split(replace(maze_data(arguments.size), seed=seed))
     print(f"seed {seed}: {len(split.train)} training, {len(split.held_out)} held-out mazes", file=sys.stderr)
-    recipe = maze_recipe(size)
+    recipe = maze_recipe(arguments.size)
     recipe = replace(recipe, steps=arguments.steps or recipe.steps)
 
     def watch(step: int, model: HRM) -> None:
@@ -128,7 +129,7 @@ def judge(seed: int, split: MazeSplit, trained: TrainedHRM, planned: int) -> Run
     )
 
 
-def table(runs: list[Run], size: int) -> str:
+def table(runs: list[Run]) -> list[str]:
     lines = [
         "| seed | parameters | steps | wall min | CPU min | solved | shortest | shortest at depth 1, 2"
         " | mean halt segment | several shortest paths: shortest |",
@@ -141,39 +142,26 @@ def table(runs: list[Run], size: int) -> str:
             f" | {run.cpu_minutes:.2f} | {run.as_served.solved:.1%} | {run.as_served.shortest:.1%} | {depths}"
             f" | {run.mean_halt_segment:.2f} | {run.tied.shortest:.1%} of {run.tied.num_mazes} |"
         )
-    lines += [f"seed {run.seed} shortest by difficulty (mazes): {run.by_difficulty}" for run in runs]
-    if size == 5:
-        verdict = "held" if all(run.within_bound for run in runs) else "MISSED"
-        lines.append(f"bound (every seed >= {BOUND_SHORTEST:.0%} in <= {BOUND_MINUTES:.0f} CPU min): {verdict}")
-    return "\n".join(lines)
+    return lines + [f"seed {run.seed} shortest by difficulty (mazes): {run.by_difficulty}" for run in runs]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="HRM on mazes")
+    parser = seeds_parser("HRM on mazes", BOUND_MINUTES)
     parser.add_argument("--size", type=int, choices=[5, 7], default=5, help="cells on a side, inside the outer walls")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=BOUND_MINUTES, help="wall limit of one training")
     parser.add_argument("--steps", type=int, default=0, help="planned steps; 0 takes the recipe's")
     parser.add_argument("--curve", type=int, default=0, help="evaluate every so many steps")
     parser.add_argument("--threads", type=int, default=1, help="2 is slower than 1 on a busy machine")
     parser.add_argument("--save", default="", help="folder for one checkpoint bundle a seed")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error(f"--seeds {arguments.seeds}: expected at least 1; no seed is no evidence")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:
     """Run every seed, print the table or JSON; 1 when the bound of size 5 is missed."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    runs = [run_seed(arguments.size, seed, arguments) for seed in seeds]
-    as_json = json.dumps({"size": arguments.size, "runs": [asdict(run) for run in runs]}, indent=2)
-    print(as_json if arguments.json else table(runs, arguments.size))
-    return int(arguments.size == 5 and not all(run.within_bound for run in runs))
+    runs = [run_seed(seed, arguments) for seed in seeds_of(arguments)]
+    bound = f">= {BOUND_SHORTEST:.0%} in <= {BOUND_MINUTES:.0f} CPU min" if arguments.size == 5 else ""
+    return report(runs, table(runs), bound, arguments)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ seed solves at least 95 % exactly within 10 minutes of wall time, or the exit co
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +39,7 @@ from premortem.stages.train.hrm import (
     to_batch,
 )
 from premortem.stages.train.sudoku import Difficulty, Puzzles, SudokuConfig, SudokuSplit, make_split
+from seeded import report, seeds_of, seeds_parser
 
 BOUND_EXACT = 0.95
 BOUND_MINUTES = 10.0
@@ -224,10 +224,6 @@ def run_seed(setting: Setting, seed: int) -> Run:
     )
 
 
-def bound_applies(setting: Setting) -> bool:
-    return setting.size == 4 and setting.data.split == "grid"
-
-
 def row(run: Run) -> str:
     hrm, plain, lookup = run.hrm, run.plain, run.lookup
     return (
@@ -238,36 +234,26 @@ def row(run: Run) -> str:
     )
 
 
-def table(runs: list[Run], setting: Setting) -> str:
+def table(runs: list[Run]) -> list[str]:
     lines = [
         "| seed | parameters | steps | wall min | cost min | HRM exact | HRM cells | exact at halt | mean halt segment"
         " | plain steps | plain exact | plain cells | lookup exact | lookup cells |",
         "|" + "---|" * 14,
     ]
     lines += [row(run) for run in runs]
-    lines += [f"seed {run.seed} exact by difficulty (puzzles): {run.hrm_by_difficulty}" for run in runs]
-    if bound_applies(setting):
-        verdict = "held" if all(run.within_bound for run in runs) else "MISSED"
-        lines.append(f"bound (every seed >= {BOUND_EXACT:.0%} in <= {BOUND_MINUTES:.0f} min): {verdict}")
-    return "\n".join(lines)
+    return lines + [f"seed {run.seed} exact by difficulty (puzzles): {run.hrm_by_difficulty}" for run in runs]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="HRM on Sudoku beside its baselines")
+    parser = seeds_parser("HRM on Sudoku beside its baselines", BOUND_MINUTES)
     parser.add_argument("--size", type=int, choices=sorted(DATA), default=4)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=BOUND_MINUTES, help="wall limit of one HRM training")
     parser.add_argument("--steps", type=int, default=0, help="planned steps; 0 takes the recipe's")
     parser.add_argument("--by-class", action="store_true", help="hold out whole symmetry classes")
     parser.add_argument("--curve", type=int, default=0, help="evaluate every so many steps")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--paper", action="store_true", help="size 9 only: the 27 M parameter model")
     parser.add_argument("--threads", type=int, default=1, help="2 is slower than 1 on a busy machine")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error(f"--seeds {arguments.seeds}: expected at least 1; no seed is no evidence")
     if (arguments.size == 9 and arguments.by_class) or (arguments.size != 9 and arguments.paper):
         parser.error(f"--size {arguments.size}: --by-class is for sizes 4 and 6, --paper for size 9")
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -289,10 +275,10 @@ def main() -> int:
         minutes=arguments.minutes,
         curve_every=arguments.curve,
     )
-    runs = [run_seed(setting, arguments.first_seed + offset) for offset in range(arguments.seeds)]
-    as_json = json.dumps({"size": setting.size, "runs": [asdict(run) for run in runs]}, indent=2)
-    print(as_json if arguments.json else table(runs, setting))
-    return int(bound_applies(setting) and not all(run.within_bound for run in runs))
+    runs = [run_seed(setting, seed) for seed in seeds_of(arguments)]
+    has_bound = setting.size == 4 and setting.data.split == "grid"
+    bound = f">= {BOUND_EXACT:.0%} in <= {BOUND_MINUTES:.0f} min" if has_bound else ""
+    return report(runs, table(runs), bound, arguments)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ goal in at least 80 % of held-out mazes after at most 10 minutes of CPU time, or
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -33,6 +32,7 @@ from premortem.stages.train.maze.recipe import (
 )
 from premortem.stages.train.ppo import PPOPolicy, Walk, Walker
 from premortem.stages.train.ppo.training import train_ppo
+from seeded import report, seeds_of, seeds_parser
 
 BOUND_SOLVED = 0.80
 BOUND_MINUTES = 10.0
@@ -121,7 +121,7 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> Run:
     )
 
 
-def table(runs: list[Run]) -> str:
+def table(runs: list[Run]) -> list[str]:
     lines = [
         "| seed | mazes | parameters | moves | wall min | CPU min | PPO solved | PPO shortest | walked shortest"
         " | random solved | random shortest | HRM solved | HRM shortest | ms an answer |",
@@ -134,35 +134,23 @@ def table(runs: list[Run]) -> str:
             f" | {run.cpu_minutes:.2f} | {run.ppo.solved:.1%} | {run.ppo.shortest:.1%} | {run.walked_shortest:.1%}"
             f" | {run.random.solved:.1%} | {run.random.shortest:.1%} | {hrm} | {run.answer_ms:.1f} |"
         )
-    verdict = "held" if all(run.within_bound for run in runs) else "MISSED"
-    lines.append(f"bound (every seed >= {BOUND_SOLVED:.0%} in <= {BOUND_MINUTES:.0f} CPU min): {verdict}")
-    return "\n".join(lines)
+    return lines
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="PPO on mazes beside a random walker and HRM")
+    parser = seeds_parser("PPO on mazes beside a random walker and HRM", BOUND_MINUTES)
     parser.add_argument("--size", type=int, choices=[5, 7], default=5, help="cells on a side, inside the outer walls")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds to run")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=BOUND_MINUTES, help="wall limit of one training")
     parser.add_argument("--hrm", default="", help="folder that hrm_maze.py --save left, one HRM a seed")
     parser.add_argument("--save", default="", help="folder for one policy file a seed")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error(f"--seeds {arguments.seeds}: expected at least 1; no seed is no evidence")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> int:
     """Run every seed, print the table or JSON; 1 when the bound is missed."""
     arguments = parse()
     torch.set_num_threads(1)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    runs = [run_seed(seed, arguments) for seed in seeds]
-    as_json = json.dumps({"size": arguments.size, "runs": [asdict(run) for run in runs]}, indent=2)
-    print(as_json if arguments.json else table(runs))
-    return int(not all(run.within_bound for run in runs))
+    runs = [run_seed(seed, arguments) for seed in seeds_of(arguments)]
+    return report(runs, table(runs), f">= {BOUND_SOLVED:.0%} in <= {BOUND_MINUTES:.0f} CPU min", arguments)
 
 
 if __name__ == "__main__":
