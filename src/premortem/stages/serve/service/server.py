@@ -86,7 +86,8 @@ async def serve(
         # begun now: uvicorn cancels what still waits at its own end, and nobody would be told why
         service.refuse_new()
         server.should_exit, server.force_exit = True, bool(closing)
-        closing.append(loop.create_task(_close(service, starting, 0.0 if closing else grace_s)))
+        hurried = server.server_state.tasks if closing else set()  # a second signal waits for nobody
+        closing.append(loop.create_task(_close(service, starting, 0.0 if closing else grace_s, hurried)))
 
     with _on_signals(loop, end, lambda: _renew(service)):
         try:
@@ -104,10 +105,14 @@ async def serve(
             raise error
 
 
-async def _close(service: Service, starting: asyncio.Task[None], grace_s: float) -> None:
+async def _close(
+    service: Service, starting: asyncio.Task[None], grace_s: float, hurried: set[asyncio.Task[None]]
+) -> None:
     starting.cancel()  # nothing happens to one that is done
     await asyncio.gather(starting, return_exceptions=True)
     await service.close(grace_s)
+    for answering in list(hurried):  # all who were accepted have been told: these are still sending what they ask
+        answering.cancel()
 
 
 def _renew(service: Service) -> None:
