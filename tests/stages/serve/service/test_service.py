@@ -21,6 +21,7 @@ from premortem.stages.serve import Reasoner
 from premortem.stages.serve.clients import seeded_bundle
 from premortem.stages.serve.service import MazeWalks, Refused, Reply, Service, ServiceConfig, Unknown, running, tasks
 from premortem.stages.serve.service.book import Counts
+from premortem.stages.serve.service.drain import Drain
 from premortem.stages.train.hrm import HRM
 from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.train.maze import shortest_answer
@@ -196,7 +197,10 @@ def test_a_wait_that_would_be_too_long_by_the_measured_rate_is_refused(
         os.kill(service.worker_pid, signal.SIGSTOP)
         waiting = asyncio.gather(*(service.answer(puzzle) for puzzle in asked[:10]))
         await until(lambda: service.pending == 10)
-        service.drain.per_s = 5.0
+        seconds = iter([0.0, *[1.0] * 9])
+        service.drain = Drain(lambda: next(seconds))
+        service.drain.answered(5, is_full=True)
+        service.drain.answered(5, is_full=True)
         with pytest.raises(Refused, match=r"about 2\.00 s by the rate") as told:
             await service.answer(asked[11], timeout_s=1.5)
         assert told.value.reason == "slow"

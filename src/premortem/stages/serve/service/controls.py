@@ -83,7 +83,7 @@ class Controls:
 
         The future raises ConfigError or StageError where the new one is not fit; the old one stays.
         """
-        return self._in_background(lambda: asyncio.ensure_future(self.crew.reload()))
+        return self._in_background(lambda: self.crew.reload())
 
     # --- policy ------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Controls:
     # --- inside ------------------------------------------------------------------------------
 
     def _on_loop(self, act: Callable[[], T]) -> T:
-        """Carry it out on the service's loop; raises StageError where that does not come to it."""
+        """Carry it out on the service's loop; raises StageError where that does not come to it, and it never will."""
         loop = self._loop
         if loop is None or loop.is_closed() or not self.tasks:
             raise StageError("the service is not running: start it first")
@@ -133,6 +133,8 @@ class Controls:
         done: Future[T] = Future()
 
         def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return  # it was reported as failed: what comes late would surprise
             try:
                 done.set_result(act())
             except BaseException as error:
@@ -142,9 +144,11 @@ class Controls:
         try:
             return done.result(_PATIENCE_S)
         except TimeoutError as error:
+            if not done.cancel():  # it is at it just now
+                return done.result()
             raise StageError(f"the service's loop did not act within {_PATIENCE_S:g} s") from error
 
-    def _in_background(self, begin: Callable[[], asyncio.Task[None] | asyncio.Future[None]]) -> Future[None]:
+    def _in_background(self, begin: Callable[[], asyncio.Future[None]]) -> Future[None]:
         told: Future[None] = Future()
 
         def tell(task: asyncio.Future[None]) -> None:
@@ -155,7 +159,13 @@ class Controls:
             else:
                 told.set_result(None)
 
-        self._on_loop(lambda: begin().add_done_callback(tell))
+        def act() -> None:
+            try:
+                begin().add_done_callback(tell)
+            except StageError as error:
+                told.set_exception(error)
+
+        self._on_loop(act)
         return told
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.serve.service.config import ServiceConfig
-from premortem.stages.serve.service.frames import Message, Model, Ready, Spec
+from premortem.stages.serve.service.frames import Message, Model, Spec
 from premortem.stages.serve.service.link import Link
 
 _LOG = logging.getLogger("premortem.serve")
@@ -57,6 +57,8 @@ class Crew:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bringing: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._next_renewal: asyncio.Task[None] | None = None
         self._start_took_s, self._start_began = _START_GUESS_S, 0.0
         self._first: dict[str, Model] = {}
         self._is_closed = False
@@ -91,7 +93,12 @@ class Crew:
         return max((link.silent_s for link in list(self._links)), default=0.0)
 
     def restart(self) -> asyncio.Task[None]:
-        """End the worker now and start another; what it owed is asked of the new one. Done when that one is ready."""
+        """End the worker now and start another; what it owed is asked of the new one. Done when that one is ready.
+
+        Raises:
+            StageError: the crew was closed.
+        """
+        self._must_be_open()
         if self._bringing is not None:
             return self._bringing
         old, self.current = self.current, None
@@ -99,17 +106,23 @@ class Crew:
             old.kill()
         return self._bring_up()
 
-    async def reload(self) -> None:
+    def reload(self) -> asyncio.Task[None]:
         """Start another worker beside this one and go over to it when it is warm: nobody waits for the start.
 
+        One at a time. What is asked for meanwhile comes after it, once: the bundle may have changed since it was read.
+        The task raises ConfigError or StageError where the new one is not fit; the old one stays.
+
         Raises:
-            ConfigError, StageError: the new one is not fit; the old one stays.
+            StageError: the crew was closed.
         """
-        if self.current is None:
-            await self.restart()
-            return
-        self._install(await self._start_one())
-        self.restarts += 1
+        self._must_be_open()
+        if self._renewal is None:
+            self._renewal = self._spawn(self._renew())
+            self._renewal.add_done_callback(self._renewed)
+            return self._renewal
+        if self._next_renewal is None:
+            self._next_renewal = self._spawn(self._renew(after=self._renewal))
+        return self._next_renewal
 
     async def close(self, grace_s: float) -> None:
         """End every worker, with so much time to finish what it has."""
@@ -137,6 +150,28 @@ class Crew:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _must_be_open(self) -> None:
+        if self._is_closed:
+            raise StageError("the service was closed: start it anew, no worker is started any more")
+
+    async def _renew(self, after: asyncio.Task[None] | None = None) -> None:
+        if after is not None:
+            await asyncio.wait({after})
+        if self._bringing is not None:  # it may have read the bundle before the one that is wanted lay there
+            await asyncio.wait({self._bringing})
+        if self.current is None:
+            await self.restart()
+            return
+        self._install(await self._start_one())
+        self.restarts += 1
+
+    def _renewed(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # told to whoever asked; nobody may have
+        self._renewal, self._next_renewal = self._next_renewal, None
+        if self._renewal is not None:
+            self._renewal.add_done_callback(self._renewed)
+
     def _bring_up(self) -> asyncio.Task[None]:
         if self._bringing is None:
             self._start_began = time.monotonic()
@@ -154,10 +189,12 @@ class Crew:
         """Until there is one: without a worker nothing is answered, so giving up would help nobody."""
         tries = 0
         while True:
+            self._must_be_open()
             try:
                 self._install(await self._start_one())
-            except (ConfigError, StageError) as error:
-                _LOG.warning("the worker did not start: %s", error)
+            except Exception as error:
+                is_known = isinstance(error, ConfigError | StageError)
+                _LOG.warning("the worker did not start: %s", error, exc_info=not is_known)
                 await asyncio.sleep(_WAITS_S[min(tries, len(_WAITS_S) - 1)])
                 tries += 1
                 continue
@@ -173,8 +210,8 @@ class Crew:
         self._links.add(link)
         try:
             is_spare = self.current is not None  # it stands back, and may take its time: nobody waits for it
-            ready = await link.start((_SPARE_PATIENCE if is_spare else 1) * config.start_s, is_spare=is_spare)
-            self._judge(ready)
+            await link.start((_SPARE_PATIENCE if is_spare else 1) * config.start_s, is_spare=is_spare)
+            self._judge(link.models)
         except BaseException as error:
             self.fault = str(error)
             link.kill()
@@ -186,38 +223,50 @@ class Crew:
             self._start_took_s = time.monotonic() - began
         return link
 
-    def _judge(self, ready: Ready) -> None:
-        models = {model.task: model for model in ready.models}
+    def _judge(self, models: dict[str, Model]) -> None:
         if not self._first:
             self._first = models
         for task, model in models.items():
-            first = self._first[task]
+            first = self._first.get(task)
+            if first is None:
+                raise StageError(
+                    f"{model.version}: found a bundle of the task {task}, expected {' or '.join(self._first)} as at "
+                    "the first start; put the former bundle back, or start the service anew to serve this one"
+                )
             if not _is_same(first.canary, model.canary):
                 raise StageError(
                     f"{model.version}: the canary puzzles do not come out as at the first start ({first.version}); "
                     "the bundle was changed, or the arithmetic is wrong: start the service anew to accept it"
                 )
-        self.models = models
 
     def _install(self, link: Link) -> None:
         if link.has_ended or self._is_closed:
+            link.kill()
+            self._must_be_open()
             raise StageError("the inference worker ended as soon as it was ready")
-        old, self.current = self.current, link
-        self._duties.on_ready(link)
+        old = self.current
+        if old is not None and old.spec.load > link.spec.load:  # a renewal that was overtaken: what it read is older
+            self._let_go(link)
+            return
+        self.current, self.models = link, link.models
         if old is not None:  # renewed; or it came up while a renewal was on its way
-            old.stop()
-            self._spawn(self._retire(old))
+            self._let_go(old)
+        self._duties.on_ready(link)
+
+    def _let_go(self, link: Link) -> None:
+        link.stop()
+        self._spawn(self._retire(link))
 
     def _ended(self, link: Link) -> None:
         self._links.discard(link)
-        is_loss = link is self.current
-        if is_loss:
+        is_loss = link is self.current and not self._is_closed
+        if link is self.current:
             self.current = None
-        self._duties.on_lost(link)
-        if is_loss and not self._is_closed:
+        if is_loss:  # before anybody is told: nothing that goes wrong there may leave the service without a worker
             self.deaths += 1
             _LOG.warning("the inference worker %d ended without being told to; another is started", link.pid)
             self._bring_up()
+        self._duties.on_lost(link)
 
     async def _retire(self, link: Link) -> None:
         with contextlib.suppress(TimeoutError):

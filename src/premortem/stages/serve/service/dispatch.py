@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from premortem.core.errors import ConfigError
+from premortem.core.errors import ConfigError, StageError
 from premortem.stages.serve.service.frames import Failed, Message, Puzzle, Told
 from premortem.stages.serve.service.frames import Thought as ToldThought
 from premortem.stages.serve.service.link import Link
@@ -36,16 +35,18 @@ class Dispatch:
         self.standins: dict[str, Standin] = {}
         self._service, self._fallbacks = service, fallbacks
         self._queue: deque[Pending] = deque()
+        self._insists: dict[int, str] = {}
+        """The version that a client asked for, by number of its request."""
         self._is_flushing = False
 
     def open(self) -> None:
         """Begin; raises ConfigError for a fallback of a task that is not served."""
-        service = self._service
+        service, config = self._service, self._service.config
         for task, fallback in self._fallbacks.items():
             if task not in service.tasks:
                 raise ConfigError(f"a fallback for {task!r}: expected one of the tasks served, "
                                   f"{', '.join(sorted(service.tasks))}")  # fmt: skip
-            self.standins[task] = Standin(fallback, service.config.slots, self._walked, self._faulted)
+            self.standins[task] = Standin(fallback, config.slots, config.silent_s, self._walked, self._faulted)
         for task in service.tasks:
             self.policies[task] = "hrm"
 
@@ -54,14 +55,17 @@ class Dispatch:
         for standin in self.standins.values():
             await standin.close()
 
-    def put(self, pending: Pending) -> None:
-        """Answer it from the cache, or queue it with its task's policy."""
+    def put(self, pending: Pending, insists_on: str | None = None) -> None:
+        """Answer it from the cache, or queue it with its task's policy; no other version than it insists on answers."""
+        if insists_on is not None:
+            self._insists[pending.number] = insists_on
+            pending.future.add_done_callback(lambda _: self._insists.pop(pending.number))
         policy = self.policies[pending.task]
         if policy == "hrm":
             pending.depth = self.depth_for(pending.task)
-        known = self._service.cache.get(self._key(pending, policy))
+        known = self._service.cache.get(self._key(pending, policy, self._version_of(pending.task, policy)))
         if known is not None and (policy == "ppo" or known.halted or known.segments >= pending.depth):
-            self._service.book.answer(pending, known, cached=True)
+            self._answer(pending, known, cached=True)
         elif policy == "ppo":
             self.standins[pending.task].put(pending)
         else:
@@ -100,21 +104,29 @@ class Dispatch:
     def heed(self, link: Link, message: Message) -> None:
         """What a worker said."""
         if isinstance(message, Told):
+            if not message.thoughts:
+                return  # it lives, and nobody is done
             for thought in message.thoughts:
                 link.at_work.discard(thought.number)
                 self._told(link, thought)
             is_full = bool(self._queue) or len(link.at_work) >= self._service.config.slots
-            self._service.drain.answered(len(message.thoughts), time.monotonic(), is_full=is_full)
+            self._service.drain.answered(len(message.thoughts), is_full=is_full)
         elif isinstance(message, Failed):
+            self._service.drain.stopped()
             for number in message.numbers:
                 link.at_work.discard(number)
                 if (pending := self._service.book.get(number)) is not None:
                     self._service.book.refuse(pending, "model", message.error)
         self.flush()
 
+    def renewed(self) -> None:
+        """Another worker answers from now on."""
+        self._service.drain.forget()
+        self.flush()
+
     def lost(self, link: Link) -> None:
         """A worker is gone: what it owed is asked of the next one, ahead of the others, but not a second time."""
-        self._service.drain.stopped()
+        self._service.drain.forget()
         for number in sorted(link.at_work, reverse=True):
             pending = self._service.book.get(number)
             if pending is None or self.policies.get(pending.task) == "ppo":
@@ -144,11 +156,11 @@ class Dispatch:
         most = self._service.crew.models[task].max_segments
         return min(self.depth, most) if self.depth else most
 
-    def _key(self, pending: Pending, policy: Policy) -> bytes:
-        if policy == "ppo":
-            version = self.standins[pending.task].fallback.name
-        else:
-            version = self._service.crew.models[pending.task].version
+    def _version_of(self, task: str, policy: Policy) -> str:
+        """Who would answer now."""
+        return self.standins[task].fallback.name if policy == "ppo" else self._service.crew.models[task].version
+
+    def _key(self, pending: Pending, policy: Policy, version: str) -> bytes:
         return b"\0".join((policy.encode(), pending.task.encode(), version.encode(), pending.puzzle))
 
     def _told(self, link: Link, thought: ToldThought) -> None:
@@ -157,19 +169,37 @@ class Dispatch:
             if thought.number < 0 and self.on_canary is not None:
                 self.on_canary(thought)
             return
-        version = self._service.crew.models[pending.task].version
+        version = link.models[pending.task].version  # of the worker that says so: another may have taken over since
         is_right = self._service.tasks[pending.task].is_right(pending.puzzle, thought.tokens)
         load, segments = link.spec.load, thought.segments
         answer = Answer(thought.tokens, "hrm", version, load, segments, None, thought.halted, thought.batch, is_right)
-        self._service.cache.put(self._key(pending, "hrm"), answer)
-        self._service.book.answer(pending, answer)
+        self._keep(pending, answer)
 
     def _walked(self, pending: Pending, walk: Walk, batch: int) -> None:
-        is_right = self._service.tasks[pending.task].is_right(pending.puzzle, walk.tokens)
+        task = self._service.tasks[pending.task]
+        if not isinstance(walk.tokens, bytes) or len(walk.tokens) != task.cells:
+            raise StageError(f"the fallback gave {walk.tokens!r:.60}, expected {task.cells} cells as bytes")
+        is_right = task.is_right(pending.puzzle, walk.tokens)
         name = self.standins[pending.task].fallback.name
-        answer = Answer(walk.tokens, "ppo", name, 0, 0, walk.steps, walk.reached, batch, is_right)
-        self._service.cache.put(self._key(pending, "ppo"), answer)
-        self._service.book.answer(pending, answer)
+        self._keep(pending, Answer(walk.tokens, "ppo", name, 0, 0, walk.steps, walk.reached, batch, is_right))
+
+    def _keep(self, pending: Pending, answer: Answer) -> None:
+        self._service.cache.put(self._key(pending, answer.policy, answer.model), answer)
+        self._answer(pending, answer)
+
+    def _answer(self, pending: Pending, answer: Answer, *, cached: bool = False) -> None:
+        wanted = self._insists.get(pending.number)
+        if is_version(answer.model, wanted):
+            self._service.book.answer(pending, answer, cached=cached)
+        else:
+            told = f"which was to be {wanted}; now {answer.model} answers for {pending.task}"
+            self._service.book.refuse(pending, "model", told)
 
     def _faulted(self, pending: Pending, error: Exception) -> None:
-        self._service.book.refuse(pending, "model", f"{type(error).__name__}: {error}")
+        told = str(error) if isinstance(error, StageError) else f"{type(error).__name__}: {error}"
+        self._service.book.refuse(pending, "model", told)
+
+
+def is_version(version: str, wanted: str | None) -> bool:
+    """Whether a client that wants a version, or a bundle's name, or nothing in particular, is served by this one."""
+    return wanted is None or wanted in (version, version.partition("@")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -17,12 +18,29 @@ from typing import cast
 import msgspec
 
 from premortem.core.errors import ConfigError, StageError
-from premortem.stages.serve.service.frames import Ask, Forget, Frames, Message, Puzzle, Ready, Spec, Stop, Unfit, pack
+from premortem.stages.serve.service.frames import (
+    Ask,
+    Forget,
+    Frames,
+    Message,
+    Model,
+    Puzzle,
+    Ready,
+    Spec,
+    Stop,
+    Unfit,
+    pack,
+)
 
+_LOG = logging.getLogger("premortem.serve")
+MUTE_S = 1.0
+"""A worker that owes an answer and shows no sign of life for so long does no work."""
 _MODULE = "premortem.stages.serve.service.worker"
 _REAP_S = 10.0
 _SPARE = 7
 """Autogroup niceness: about a fifth of the share of one at 0."""
+_SHARE_WAITS_S = (0.0, 0.15, 0.25, 0.5, 1.0)
+"""The kernel takes one such write in 0.1 s from all that are not privileged, and refuses the others."""
 
 
 class Link(asyncio.Protocol):
@@ -40,7 +58,7 @@ class Link(asyncio.Protocol):
         self.at_work: set[int] = set()
         """Numbers of the puzzles that it was asked and has not answered."""
         self.heard_at = time.monotonic()
-        """When it last said something, or was first asked something after it had nothing to do."""
+        """When it last said something, as it also does while it thinks, or was first asked after it was idle."""
         self._on_message, self._on_end = on_message, on_end
         self._frames = Frames()
         self._transport: asyncio.Transport | None = None
@@ -59,6 +77,11 @@ class Link(asyncio.Protocol):
         return self._ended.done()
 
     @property
+    def models(self) -> dict[str, Model]:
+        """What it has loaded, by task; none before it is warm."""
+        return {model.task: model for model in self.ready.models} if self.ready is not None else {}
+
+    @property
     def silent_s(self) -> float:
         """Seconds without a word while it owes an answer; 0 while it owes none."""
         return time.monotonic() - self.heard_at if self.at_work else 0.0
@@ -72,6 +95,31 @@ class Link(asyncio.Protocol):
             ConfigError: a bundle is not what can be served.
             StageError: it ended, or said nothing in time.
         """
+        try:
+            ours = self._launch()
+        except OSError as error:
+            raise StageError(f"the inference worker could not be started: {error}") from error
+        if is_spare:
+            self._set_share(_SPARE)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        except BaseException as error:
+            ours.close()
+            self.connection_lost(None)  # it never was: nobody else would see the process off
+            if isinstance(error, OSError):
+                raise StageError(f"the inference worker cannot be spoken to: {error}") from error
+            raise
+        try:
+            ready = await asyncio.wait_for(asyncio.shield(self._started), patience_s)
+        except TimeoutError as error:
+            self.kill()
+            raise StageError(f"the inference worker was not ready after {patience_s:.0f} s; it was ended") from error
+        if is_spare:
+            await self._take_full_share()
+        return ready
+
+    def _launch(self) -> socket.socket:
+        """Start the process; our end of the line to it."""
         ours, theirs = socket.socketpair()
         try:
             words = [sys.executable, "-m", _MODULE, str(theirs.fileno()), msgspec.json.encode(self.spec).decode()]
@@ -79,22 +127,12 @@ class Link(asyncio.Protocol):
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
                 start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": str(self.spec.threads)},
             )  # fmt: skip
-        except OSError as error:
+        except BaseException:
             ours.close()
-            raise StageError(f"the inference worker could not be started: {error}") from error
+            raise
         finally:
             theirs.close()
-        if is_spare:
-            self.set_share(_SPARE)
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
-        try:
-            ready = await asyncio.wait_for(asyncio.shield(self._started), patience_s)
-            if is_spare:
-                self.set_share(0)
-            return ready
-        except TimeoutError as error:
-            self.kill()
-            raise StageError(f"the inference worker was not ready after {patience_s:.0f} s; it was ended") from error
+        return ours
 
     def ask(self, puzzles: Iterable[Puzzle]) -> None:
         """Hand it puzzles."""
@@ -118,18 +156,31 @@ class Link(asyncio.Protocol):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
 
-    def set_share(self, niceness: int) -> None:
-        """How the kernel favours the process against others, 19 for the least; no effect where there are no autogroups.
-
-        A session has a group of its own, whose niceness may be lowered and put back without privileges; that of a
-        process may not.
-        """
-        with contextlib.suppress(OSError):
-            Path(f"/proc/{self.pid}/autogroup").write_text(str(niceness), "ascii")
-
     async def ended(self) -> int | None:
         """Wait until it is gone; its exit code, negative for a signal."""
         return await asyncio.shield(self._ended)
+
+    def _set_share(self, niceness: int) -> bool:
+        """How the kernel favours the process against others, 19 for the least; False where it would not hear of it yet.
+
+        A session has a group of its own, whose niceness may be lowered and put back without privileges; that of a
+        process may not. No effect where there are no autogroups.
+        """
+        group = Path(f"/proc/{self.pid}/autogroup")
+        try:
+            group.write_text(str(niceness), "ascii")
+        except OSError:
+            return not group.exists()
+        return True
+
+    async def _take_full_share(self) -> None:
+        """Back to the share that whoever answers clients has."""
+        for wait_s in _SHARE_WAITS_S:
+            await asyncio.sleep(wait_s)
+            if self._set_share(0):
+                return
+        _LOG.warning("the inference worker %d may be left with a small share of the processor: "
+                     "its autogroup could not be set to 0; see /proc/%d/autogroup", self.pid, self.pid)  # fmt: skip
 
     def _say(self, message: Message) -> None:
         if self._transport is not None and not self._transport.is_closing():

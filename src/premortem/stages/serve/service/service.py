@@ -19,9 +19,10 @@ from premortem.stages.serve.service.book import Book
 from premortem.stages.serve.service.config import LONGEST_S, ServiceConfig
 from premortem.stages.serve.service.controls import Controls
 from premortem.stages.serve.service.crew import Crew, Duties
-from premortem.stages.serve.service.dispatch import Dispatch
+from premortem.stages.serve.service.dispatch import Dispatch, is_version
 from premortem.stages.serve.service.drain import Drain
 from premortem.stages.serve.service.latency import Samples
+from premortem.stages.serve.service.link import MUTE_S
 from premortem.stages.serve.service.reply import Answer, Policy, Reason, Refused, Reply, Unknown
 from premortem.stages.serve.service.standin import Fallback
 from premortem.stages.serve.service.tasks import Task, read_puzzle, task_for
@@ -55,7 +56,7 @@ class Service(Controls):
         self.crew = Crew([Path(b).absolute() for b in bundles], self.config, Duties(
             lambda link, message: self.dispatch.heed(link, message),
             lambda link: self.dispatch.lost(link),
-            lambda link: self.dispatch.flush(),
+            lambda link: self.dispatch.renewed(),
         ))  # fmt: skip
         self.dispatch = Dispatch(self, fallbacks or {})
         self._on_start = tuple(on_start)
@@ -94,7 +95,8 @@ class Service(Controls):
         Args:
             puzzle: C tokens, row by row.
             task: which task; may be left out where the service has but one.
-            model: version that the client insists on: its bundle's name, or all of it.
+            model: version that the client insists on: its bundle's name, or all of it. No other answers it, nor the
+                fallback: it is refused then.
             timeout_s: allowed for the answer; the service's setting where it is left out.
 
         Raises:
@@ -109,7 +111,7 @@ class Service(Controls):
             raise ConfigError(f"timeout: found {allowed_s:g} s, expected more than 0 and at most {LONGEST_S:g}")
         self._refuse_if_must(kind.name, allowed_s)
         pending = self.book.accept(kind.name, read_puzzle(kind, puzzle), self.depth, allowed_s)
-        self.dispatch.put(pending)
+        self.dispatch.put(pending, model)
         try:
             return await pending.future
         except asyncio.CancelledError:
@@ -135,10 +137,12 @@ class Service(Controls):
 
     @property
     def is_ready(self) -> bool:
-        """Whether every task has a policy that answers now."""
+        """Whether every task has a policy that answers now: a worker that is stopped is none."""
         if self._is_closing or not self.tasks:
             return False
-        return all(self.dispatch.policies[task] == "ppo" or self.crew.current is not None for task in self.tasks)
+        link = self.crew.current
+        is_at_work = link is not None and link.silent_s <= MUTE_S
+        return all(self.dispatch.policies[task] == "ppo" or is_at_work for task in self.tasks)
 
     @property
     def is_closing(self) -> bool:
@@ -150,7 +154,10 @@ class Service(Controls):
         """Why it is not ready, in one line."""
         if self._is_closing:
             return "the service is shutting down"
-        return self.crew.fault or "a worker is warming up"
+        link = self.crew.current
+        if link is None:
+            return self.crew.fault or "a worker is warming up"
+        return f"the inference worker owes an answer and has shown no sign of life for {link.silent_s:.1f} s"
 
     @property
     def samples(self) -> Samples:
@@ -201,7 +208,7 @@ class Service(Controls):
 
     def _insist_on(self, task: str, model: str | None) -> None:
         version = self.crew.models[task].version
-        if model is not None and model not in (version, version.partition("@")[0]):
+        if not is_version(version, model):
             raise Unknown(f"model {model!r:.80}: not served here, expected {version} for {task}")
 
     def _refuse_if_must(self, task: str, allowed_s: float) -> None:

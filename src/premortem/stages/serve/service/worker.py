@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import sys
+import time
 from pathlib import Path
 
 from premortem.machine.parent import end_with_parent
@@ -44,6 +45,8 @@ from premortem.stages.train.hrm.card import Card, read_card
 
 STOPPED, MISTAKE, UNFIT = 0, 2, 3
 _PIECE = 1 << 16
+_LIFE_S = 0.05
+"""A worker that computes says so about as often, however long its puzzles take."""
 
 
 class Worker:
@@ -59,11 +62,11 @@ class Worker:
         self._lanes: dict[str, Lane] = {}
         self._models: list[Model] = []
         self._is_stopping = False
-        for bundle in spec.bundles:
-            self._take(Path(bundle))
+        self._said_at = 0.0
+        for bundle, card in _one_of_each_task([Path(bundle) for bundle in spec.bundles]):
+            self._take(bundle, card)
 
-    def _take(self, bundle: Path) -> None:
-        card = read_card(bundle)
+    def _take(self, bundle: Path, card: Card) -> None:
         reasoner = Reasoner(bundle, card.config)
         lane = Lane(reasoner, self._spec.slots)
         _warm(lane, card, self._spec.slots)
@@ -82,6 +85,8 @@ class Worker:
             is_busy = any(lane.is_busy for lane in self._lanes.values())
             if self._is_stopping and not is_busy:
                 return
+            if is_busy and time.monotonic() - self._said_at > _LIFE_S:
+                self._say(Told([]))  # who thinks long is not dead
             if not self._listen(is_busy=is_busy):
                 return
             for lane in self._lanes.values():
@@ -101,6 +106,7 @@ class Worker:
         if not is_busy:
             if not self._hear():
                 return False
+            self._said_at = time.monotonic()  # nobody listened for it until now
             if self._spec.linger_s and select.select([self._line], [], [], self._spec.linger_s)[0]:
                 return self._hear()
             return True
@@ -126,7 +132,22 @@ class Worker:
             self._is_stopping = True
 
     def _say(self, message: Message) -> None:
+        self._said_at = time.monotonic()
         self._line.sendall(pack(message))
+
+
+def _one_of_each_task(bundles: list[Path]) -> list[tuple[Path, Card]]:
+    """The bundles with their cards; raises ConfigError where two are of one task."""
+    taken: dict[str, tuple[Path, Card]] = {}
+    for bundle in bundles:
+        card = read_card(bundle)
+        if card.task in taken:
+            raise ConfigError(
+                f"{taken[card.task][0]} and {bundle}: found two bundles of the task {card.task}, expected one for each "
+                "task; leave one out, or serve it by a service of its own"
+            )
+        taken[card.task] = bundle, card
+    return list(taken.values())
 
 
 def _warm(lane: Lane, card: Card, slots: int) -> None:
@@ -144,15 +165,20 @@ def main(arguments: list[str]) -> int:
     line = socket.socket(fileno=int(arguments[0]))
     spec = msgspec.json.decode(arguments[1], type=Spec)
     torch.set_num_threads(spec.threads)
-    try:
-        worker = Worker(spec, line)
-    except (ConfigError, StageError) as error:
-        is_mistake = isinstance(error, ConfigError)
-        line.sendall(pack(Unfit(str(error), is_mistake)))
-        return MISTAKE if is_mistake else UNFIT
+    code = STOPPED
     with contextlib.suppress(ConnectionError):  # nobody is there to be told
-        worker.run()
-    return STOPPED
+        try:
+            worker = Worker(spec, line)
+        except ConfigError as error:
+            code = MISTAKE
+            line.sendall(pack(Unfit(str(error), is_mistake=True)))
+        except Exception as error:  # whatever it is: who waits for the start is told in one line
+            code = UNFIT
+            told = str(error) if isinstance(error, StageError) else f"{type(error).__name__}: {error}"
+            line.sendall(pack(Unfit(told, is_mistake=False)))
+        else:
+            worker.run()
+    return code
 
 
 if __name__ == "__main__":
