@@ -42,7 +42,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def serve(bundle: Path, guard: ServiceGuard, scene: object) -> None:
     async def main() -> None:
-        async with running(Service([bundle], ServiceConfig(timeout_s=60, max_wait_s=60), on_start=[guard])) as service:
+        async with running(
+            Service([bundle], ServiceConfig(timeout_s=60, max_wait_s=60, cache=0), on_start=[guard])
+        ) as service:
             await scene(service)  # type: ignore[operator]
 
     try:

@@ -72,7 +72,10 @@ class ServiceGuard:
     async def _read(self, watch: Watch, workload: ServiceWorkload) -> None:
         while True:
             await asyncio.sleep(self._period_s)
-            watch.post(workload.row())
+            try:
+                watch.post(await asyncio.to_thread(workload.row))  # a baseline that is learned is written to the disk
+            except Exception as error:  # one reading that fails must not be the last one
+                self._tell(f"the service could not be read: {type(error).__name__}: {error}")
             self._tell(workload.baseline.fault)
 
     def _hear(self, record: Record) -> None:

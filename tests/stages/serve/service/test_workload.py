@@ -12,24 +12,30 @@ import pytest
 import torch
 
 from premortem.core.action import Override, Owner
-from premortem.stages.serve.service import MazeWalks, Service, ServiceConfig, running
+from premortem.stages.serve.service import MazeWalks, Refused, Service, ServiceConfig, running
+from premortem.stages.serve.service.fresh import AskedWindow, LatencyWindow
+from premortem.stages.serve.service.latency import Samples
 from premortem.stages.serve.service.latency_baseline import Healthy, LatencyBaseline
 from premortem.stages.serve.service.workload import ServiceWorkload
 from premortem.stages.train.ppo import PPOPolicy
 from premortem.stages.train.ppo.network import WalkNet, WalkNetConfig
 
 MAZE = [2, 1, 1, 0, 3, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1]
-CONFIG = ServiceConfig(timeout_s=60, max_wait_s=60, cache=None)
+CONFIG = ServiceConfig(timeout_s=60, max_wait_s=60, cache=0)
+CACHING = ServiceConfig(timeout_s=60, max_wait_s=60)
+NARROW = ServiceConfig(timeout_s=60, max_wait_s=60, queue=50, cache=0)
 ME = Owner(1, "a rung")
 Scene = Callable[[Service, ServiceWorkload], Awaitable[None]]
 
 
-def play(scene: Scene, bundle: Path, home: Path, policy: PPOPolicy | None = None) -> None:
+def play(
+    scene: Scene, bundle: Path, home: Path, policy: PPOPolicy | None = None, config: ServiceConfig = CONFIG
+) -> None:
     """A guardable service from start to close, with a scene between."""
     fallbacks = {} if policy is None else {"maze": MazeWalks(policy, "walks")}
 
     async def main() -> None:
-        async with running(Service([bundle], CONFIG, fallbacks=fallbacks), grace_s=20) as service:
+        async with running(Service([bundle], config, fallbacks=fallbacks), grace_s=20) as service:
             workload = ServiceWorkload(service, lambda key: LatencyBaseline(home / "baseline.json", key))
             await scene(service, workload)
 
@@ -140,7 +146,7 @@ def test_caches_are_cleared_once_and_a_restart_is_there_when_the_new_worker_is_w
         assert (await service.answer(asked[2])).answer.load == 2
         assert "fallback" not in workload.controls, "a service without a fallback has one rung less"
 
-    play(scene, sudoku_bundle, tmp_path)
+    play(scene, sudoku_bundle, tmp_path, config=CACHING)
 
 
 @pytest.mark.parametrize("falls_silent", ["before", "meanwhile"])
@@ -199,7 +205,7 @@ def test_the_baseline_is_learned_from_undisturbed_windows_only(
     offered: list[tuple[float, float]] = []
 
     async def scene(service: Service, workload: ServiceWorkload) -> None:
-        workload.baseline.offer = lambda p50, p95: offered.append((p50, p95))  # type: ignore[method-assign]
+        workload.baseline.offer = lambda p50, p95, *_: offered.append((p50, p95))  # type: ignore[method-assign]
         for window in range(3):
             await ask(service, 200, asked[0])
             read(workload)
@@ -233,3 +239,70 @@ def test_a_new_normal_is_learned_again_when_a_person_says_so(
         assert read(workload)["slowdown_p95"] is None
 
     play(scene, sudoku_bundle, tmp_path)
+
+
+def test_answers_from_the_cache_are_in_no_window(sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        await ask(service, 300, asked[0])
+        row = read(workload)
+        assert (row["demand"], row["cached_share"]) == (300.0, 299 / 300)
+        assert (len(service.samples), row["latency_p50_ms"]) == (1, None)
+
+    play(scene, sudoku_bundle, tmp_path, config=CACHING)
+
+
+def test_more_load_than_the_baseline_knows_is_told_and_not_called_slow(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        read(workload)
+        await ask(service, 200, asked[0])
+        read(workload)
+        rate = workload._asked.per_s
+        assert rate is not None
+        for per_s, is_known in ((rate, True), (rate / 3, False)):
+            workload.baseline.known = Healthy(1e-6, 1e-6, 5, 1.0, per_s)
+            row = read(workload)
+            assert row["load"] == rate / per_s
+            assert (row["slowdown_p95"] is not None) is is_known
+            assert row["latency_p95_ms"] is not None
+
+    play(scene, sudoku_bundle, tmp_path)
+
+
+def test_who_is_turned_away_is_counted_over_all_who_asked(
+    sudoku_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def turned_away(service: Service) -> None:
+        with pytest.raises(Refused):
+            await service.answer(asked[0])
+
+    async def scene(service: Service, workload: ServiceWorkload) -> None:
+        read(workload)
+        os.kill(service.worker_pid, signal.SIGSTOP)
+        held = [asyncio.ensure_future(service.answer(asked[0])) for _ in range(50)]
+        await asyncio.sleep(0)
+        for _ in range(150):
+            await turned_away(service)
+        os.kill(service.worker_pid, signal.SIGCONT)
+        assert read(workload)["refused_share"] == 150 / 200
+        await asyncio.gather(*held)
+        workload.controls["depth"].turn(ME, Override("scale", 0.5))
+        assert read(workload)["refused_share"] is None, "that was under another setting"
+
+    play(scene, sudoku_bundle, tmp_path, config=NARROW)
+
+
+def test_a_window_that_grew_old_is_no_news() -> None:
+    samples, window, asked = Samples(), LatencyWindow(200), AskedWindow(200)
+    for number in range(200):
+        samples.add(float(number), number + 0.01)
+    assert window.take(samples, 1000.0)
+    asked.take(0, 0, 0, 998.0)
+    asked.take(100, 100, 0, 1000.0)
+    assert (window.quantile(0.95), asked.refused_share, asked.per_s) == (pytest.approx(10.0), 0.5, 100.0)
+    assert not window.take(samples, 1059.0)
+    assert window.quantile(0.95) is not None
+    assert not window.take(samples, 1061.0)
+    asked.take(101, 100, 0, 1061.0)
+    assert (window.quantile(0.95), asked.refused_share, asked.per_s) == (None, None, None)

@@ -166,6 +166,21 @@ def test_the_fallback_stands_until_the_model_is_fast_again(room: Room) -> None:
     assert [r.data["verdict"] for r in room.events("closed")] == ["recovered"]
 
 
+def test_who_is_turned_away_is_slow_whatever_the_others_were_told(room: Room) -> None:
+    row, away = room.plant.row, 0.4
+    at = [signal.name for signal in SIGNALS].index("refused_share")
+
+    def refusing() -> list[float | None]:
+        values = row()
+        values[at] = (away if _number(room.plant.depth.value) > 2.0 else 0.0) + 0.001 * (room.tick % 7)
+        return values
+
+    room.plant.row = refusing  # type: ignore[method-assign]
+    while not room.events("recovered") and room.tick < 200:
+        room.run(1)
+    assert room.turned == [DEPTH, DEPTH]
+
+
 def test_where_nothing_helps_a_person_is_asked(room: Room) -> None:
     room.plant.slow = True
     room.plant.fallback._apply = lambda value: (_ for _ in ()).throw(RuntimeError("no such policy"))
@@ -206,6 +221,15 @@ def test_one_slow_window_is_noise_and_a_value_that_stands_is_one_window() -> Non
     assert [two_of_two.observe(v) for v in (1.6, 1.6, 1.2)] == [RED, RED, GREEN]
 
 
+def test_several_windows_accuse_and_a_single_lucky_one_clears_nobody() -> None:
+    detector = AgreeingWindows(bound=1.3, enough=3, of=3, acquit=2)
+    values = (1.0, 1.1, 1.5, 1.6, 1.7, 1.2, 1.8, 1.1, 1.11, 1.9, 1.12)
+    levels = [*4 * [GREEN], *4 * [RED], *3 * [GREEN]]
+    assert [detector.observe(value) for value in values] == levels
+    with pytest.raises(ValueError, match="to acquit"):
+        AgreeingWindows(bound=1.3, enough=1, of=2, acquit=3)
+
+
 @pytest.mark.parametrize(("value", "level"), [(nan, None), (inf, RED)])
 def test_what_is_no_number_is_no_window(value: float, level: Level | None) -> None:
     detector = AgreeingWindows(bound=1.3, enough=1, of=3)
@@ -220,7 +244,7 @@ def test_windows_survive_a_restart() -> None:
     again.load(json.loads(json.dumps(detector.state())))
     assert [again.observe(2.0), again.observe(2.1)] == [detector.observe(2.0), detector.observe(2.1)]
     with pytest.raises(KeyError):
-        again.load({"last": 1.0, "count": 2.0, "verdicts.0": 0.0})
+        again.load({"last": 1.0, "accused": 0.0, "count": 2.0, "verdicts.0": 0.0})
 
 
 def test_below_turns_the_direction_and_mild_is_yellow() -> None:
@@ -231,6 +255,7 @@ def test_below_turns_the_direction_and_mild_is_yellow() -> None:
 @pytest.mark.parametrize(
     ("params", "told"),
     [({"excess": 0.0}, "above 0"), ({"silent_s": -1.0}, "above 0"), ({"depth_by": 1.0}, "between 0 and 1"),
+     ({"turned_away": 0.0}, "between 0 and 1"),
      ({"p95_enough": 4}, "enough <= of"), ({"exceeds": 0.3}, "excess")],
 )  # fmt: skip
 def test_parameters_that_cannot_be_are_refused(params: dict[str, float], told: str) -> None:

@@ -42,8 +42,8 @@ class Book:
         self.counts = Counts()
         self.samples = Samples()
         self.scores: dict[str, dict[Policy, Score]] = {}
-        self.watchers: list[Callable[[str, Policy, float], None]] = []
-        """Told task, policy and milliseconds of every answer."""
+        self.watchers: list[Callable[[str, Policy | None, float], None]] = []
+        """Told task, policy and milliseconds of every answer; ``None`` for the policy: it ran out of time."""
         self._open: dict[int, Pending] = {}
 
     def __len__(self) -> int:
@@ -93,7 +93,8 @@ class Book:
         score.right += answer.valid
         self.counts.answered[answer.policy] += 1
         self.counts.cache_hits += cached
-        self.samples.add(pending.accepted_at, now)
+        if not cached:  # how long it takes to look one up says nothing of who computes them
+            self.samples.add(pending.accepted_at, now)
         waited_ms = (now - pending.accepted_at) * 1e3
         for tell in self.watchers:
             tell(pending.task, answer.policy, waited_ms)
@@ -105,7 +106,9 @@ class Book:
             return
         self.counts.broken[reason] += 1
         if reason == "timeout":
-            self.samples.add(pending.accepted_at, time.monotonic())
+            self.samples.add(pending.accepted_at, now := time.monotonic())
+            for tell in self.watchers:
+                tell(pending.task, None, (now - pending.accepted_at) * 1e3)
         told = f"request {pending.number}, {detail}"
         pending.future.set_exception(Refused(reason, told, retry_after_s=retry_after_s, was_accepted=True))
         pending.future.exception()  # the client may have gone: that is no fault to warn of

@@ -10,12 +10,14 @@ from itertools import islice
 ENOUGH = {0.5: 30, 0.95: 200, 0.99: 200}
 """Samples that a quantile needs before it says anything."""
 _KEPT = 10_000
+Place = tuple[int, int]
+"""How many marks there were, and how many samples had been taken since the last of them."""
 
 
 class Samples:
     """Milliseconds from acceptance to the end of it, of requests accepted after the mark. Safe from any thread.
 
-    A request that ran out of time counts with the time that it waited: left out, a service that answers nothing in
+    Answers from the cache are not offered. A request that ran out of time counts with the time that it waited: left out, a service that answers nothing in
     time would look fast. Only the newest 10,000 are kept.
     """
 
@@ -43,6 +45,18 @@ class Samples:
             if accepted_at >= self._mark:
                 self._taken.append((now - accepted_at) * 1e3)
                 self.taken += 1
+
+    def window(self, after: Place, size: int) -> tuple[Place, list[float] | None]:
+        """All that was taken behind a place, in order of size, and the place behind it; ``None`` for fewer than
+        ``size``. A mark begins anew."""
+        with self._lock:
+            marks, consumed = after
+            if marks != self.marks:
+                marks, consumed = self.marks, 0
+            fresh = self.taken - consumed
+            if fresh < size:
+                return (marks, consumed), None
+            return (marks, self.taken), sorted(islice(reversed(self._taken), fresh))
 
     def newest(self, count: int) -> list[float]:
         """Milliseconds of the newest samples, so many at most, in order of size."""

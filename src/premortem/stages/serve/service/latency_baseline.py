@@ -13,7 +13,7 @@ import math
 import os
 import platform
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -30,11 +30,17 @@ _APART = 1.3
 
 @dataclass(frozen=True, slots=True)
 class Healthy:
-    """Milliseconds of a healthy service at its usual depth; ``windows`` it was learned from."""
+    """Milliseconds of a healthy service at its usual depth; ``windows`` it was learned from.
+
+    ``canary_ms``: median of lone canary requests, ``per_s``: requests accepted a second, both of the same windows;
+    ``None`` where they were not measured.
+    """
 
     p50_ms: float
     p95_ms: float
     windows: int
+    canary_ms: float | None = None
+    per_s: float | None = None
 
 
 class LatencyBaseline:
@@ -50,21 +56,23 @@ class LatencyBaseline:
         self.path, self.key = path, key
         self.fault = ""
         """Why the file cannot be used, in one line; nothing is learned or written until a person has mended it."""
-        self._windows: deque[tuple[float, float]] = deque(maxlen=windows)
+        self._windows: deque[Healthy] = deque(maxlen=windows)
         self.known: Healthy | None = None
         with self._reported():
             self.known = _read(path).get(key)
 
-    def offer(self, p50_ms: float, p95_ms: float) -> None:
+    def offer(self, p50_ms: float, p95_ms: float, canary_ms: float | None = None, per_s: float | None = None) -> None:
         """One conclusive window of a service that is healthy; changes nothing where a baseline is known."""
         if self.known is not None or self.fault:
             return
-        self._windows.append((p50_ms, p95_ms))
+        self._windows.append(Healthy(p50_ms, p95_ms, 1, canary_ms, per_s))
         if len(self._windows) < (self._windows.maxlen or 1):
             return
-        p50s, p95s = zip(*self._windows, strict=True)
+        p50s, p95s = [w.p50_ms for w in self._windows], [w.p95_ms for w in self._windows]
         if max(p50s) <= _APART * median(p50s) and max(p95s) <= 2.0 * _APART * median(p95s):
-            self._keep(Healthy(median(p50s), median(p95s), len(self._windows)))
+            canary_ms = _median(w.canary_ms for w in self._windows)
+            per_s = _median(w.per_s for w in self._windows)
+            self._keep(Healthy(median(p50s), median(p95s), len(self._windows), canary_ms, per_s))
 
     def disturbed(self) -> None:
         """What was offered so far was not healthy after all: learning begins anew."""
@@ -110,6 +118,11 @@ def machine_class() -> str:
     return f"{platform.machine()} {name} × {len(os.sched_getaffinity(0))}"
 
 
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 def _read(path: Path) -> dict[str, Healthy]:
     """All entries; none where there is no file. Raises StageError for a file that is not what was written."""
     try:
@@ -120,6 +133,8 @@ def _read(path: Path) -> dict[str, Healthy]:
         for entry in found.values():
             if not (math.isfinite(entry.p95_ms) and 0 < entry.p50_ms <= entry.p95_ms):
                 raise ValueError(f"p50 {entry.p50_ms} and p95 {entry.p95_ms}")
+            if not all(extra is None or 0 < extra < math.inf for extra in (entry.canary_ms, entry.per_s)):
+                raise ValueError(f"canary {entry.canary_ms} and {entry.per_s} requests a second")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,22 +2,23 @@
 
 It knows nothing of risks. A reading is taken whenever its caller asks, every half second say. Quantiles are of windows
 of fresh requests, each counted in one window, all accepted after the last turn of a control; a window that is not full
-yet goes on filling, and until the first one is full there is no value.
+yet goes on filling, and until the first one is full there is no value. Answers from the cache are in none of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from premortem.core.action import Control
 from premortem.core.signal import Signal
 from premortem.parts.controls import OneShotRequest
+from premortem.stages.serve.service.fresh import AskedWindow, LatencyWindow
 from premortem.stages.serve.service.knobs import Depth, FallbackPolicy, Restart
-from premortem.stages.serve.service.latency import ENOUGH, Samples, quantile_of
+from premortem.stages.serve.service.latency import ENOUGH
 from premortem.stages.serve.service.latency_baseline import LatencyBaseline, key_of
 from premortem.stages.serve.service.probe import Probe
 from premortem.stages.serve.service.service import Service
@@ -29,39 +30,20 @@ SIGNALS = (
     Signal("slowdown_p50", "× the baseline"),
     Signal("slowdown_p95", "× the baseline"),
     Signal("oldest_s", "s", help="age of the oldest unanswered request: silence under demand"),
-    Signal("probe_slowdown", "× the baseline", help="median of canary requests to the worker, over the baseline's p50"),
+    Signal("probe_slowdown", "× the baseline", help="median of canary requests to the worker, over the healthy one"),
+    Signal("refused_share", "share", help="of the newest 200 who asked: at the door, and after acceptance"),
+    Signal("load", "× the baseline", help="requests a second, over those under which the baseline was learned"),
     Signal("demand", "requests", higher_is_worse=False, help="accepted since the last reading"),
     Signal("queue_length", "requests"),
     Signal("refused", "requests", help="at the door and after acceptance, since the last reading"),
     Signal("fallback_share", "share", help="of the answers since the last reading"),
+    Signal("cached_share", "share", higher_is_worse=False, help="of the answers since the last reading"),
     Signal("depth_in_force", "segments", higher_is_worse=False, help="allowed to the newest puzzle at the worker"),
     Signal("cache_entries", "entries"),
 )
-HELD_S = 60.0
-"""A window says nothing any more when no request has ended for so long."""
-
-
-@dataclass(slots=True)
-class _Window:
-    """The newest full window of one size."""
-
-    size: int
-    consumed: int = 0
-    marks: int = 0
-    ordered: list[float] | None = None
-
-    def take(self, samples: Samples) -> bool:
-        """Whether a new one was filled."""
-        if samples.marks != self.marks:
-            self.marks, self.consumed, self.ordered = samples.marks, 0, None
-        if samples.taken - self.consumed < self.size:
-            return False
-        self.ordered = samples.newest(samples.taken - self.consumed)
-        self.consumed = samples.taken
-        return True
-
-    def quantile(self, share: float) -> float | None:
-        return None if self.ordered is None else quantile_of(self.ordered, share)
+MORE_LOAD = 2.0
+"""Beyond so many times the requests a second under which the baseline was learned, slower is no finding: the load is
+another one. What clients feel then is seen by who is turned away, and by the oldest request."""
 
 
 class ServiceWorkload:
@@ -85,13 +67,14 @@ class ServiceWorkload:
         names = (" + ".join(m.task for m in models), " + ".join(m.version.partition("@")[0] for m in models))
         self.baseline = baseline(key_of(*names, self.depth.base))
         self.probe = Probe(service)
-        self._median = _Window(max(median_of, ENOUGH[0.5]))
-        self._tail = _Window(ENOUGH[0.95])
-        self._seen = self._counted()
-        self._moved_at = time.monotonic()
+        self._median = LatencyWindow(max(median_of, ENOUGH[0.5]))
+        self._tail = LatencyWindow(ENOUGH[0.95])
+        self._asked = AskedWindow(ENOUGH[0.95])
+        self._turning = threading.Lock()
         self._turns = 0
         self._asked_before = 0
         self._is_disturbed = True
+        self._seen = self._counted()
         restart = Restart(service, self._turned)
         self.controls: Mapping[str, Control] = {
             "depth": self.depth,
@@ -109,22 +92,25 @@ class ServiceWorkload:
         since = Counter(now)
         since.subtract(before)
         self._fill(since)
-        known = self.baseline.known
+        known, load = self.baseline.known, self._load
         p50, p95 = self._median.quantile(0.5), self._tail.quantile(0.95)
         answered = since["ppo"] + since["hrm"]
-        healthy_p50 = None if known is None else known.p50_ms
+        same = known if load is None or load <= MORE_LOAD else None
         values: dict[str, float | None] = {
             "latency_p50_ms": p50,
             "latency_p95_ms": p95,
             "latency_p99_ms": self._tail.quantile(0.99),
-            "slowdown_p50": _over(p50, healthy_p50),
-            "slowdown_p95": _over(p95, None if known is None else known.p95_ms),
+            "slowdown_p50": _over(p50, None if same is None else same.p50_ms),
+            "slowdown_p95": _over(p95, None if same is None else same.p95_ms),
             "oldest_s": self.service.oldest_s,
-            "probe_slowdown": _over(self.probe.p50_ms, healthy_p50),
+            "probe_slowdown": _over(self.probe.p50_ms, None if known is None else known.canary_ms or known.p50_ms),
+            "refused_share": self._asked.refused_share,
+            "load": load,
             "demand": float(since["accepted"]),
             "queue_length": float(self.service.pending),
-            "refused": float(since["refused"]),
+            "refused": float(since["refused"] + since["broken"]),
             "fallback_share": since["ppo"] / answered if answered else None,
+            "cached_share": since["cached"] / answered if answered else None,
             "depth_in_force": self.depth.as_setting(self.service.dispatch.depth_in_force or self.service.depth),
             "cache_entries": float(len(self.service.cache)),
         }
@@ -137,59 +123,68 @@ class ServiceWorkload:
 
     # --- windows -----------------------------------------------------------------------------
 
+    @property
+    def _load(self) -> float | None:
+        known = self.baseline.known
+        return None if known is None or known.per_s is None else _over(self._asked.per_s, known.per_s)
+
     def _fill(self, since: Counter[str]) -> None:
-        samples = self.service.samples
+        samples, now, seen = self.service.samples, time.monotonic(), self._seen
         if self._asked_before:
             self._wait_for_the_old()
-        if since["ended"]:
-            self._moved_at = time.monotonic()
-        elif time.monotonic() - self._moved_at > HELD_S:
-            self._median.ordered = self._tail.ordered = None
+        self._asked.take(seen["accepted"], seen["refused"], seen["broken"], now)
         self._is_disturbed |= not self._is_usual(since)
-        self._median.take(samples)
-        if not self._tail.take(samples):
+        self._median.take(samples, now)
+        if not self._tail.take(samples, now):
             return
         p50, p95 = self._tail.quantile(0.5), self._tail.quantile(0.95)
         if self._is_disturbed or p50 is None or p95 is None:
             self.baseline.disturbed()
         else:
-            self.baseline.offer(p50, p95)
+            self.baseline.offer(p50, p95, self.probe.p50_ms, self._asked.per_s)
         self._is_disturbed = False
 
     def _wait_for_the_old(self) -> None:
         """Who stands in line behind requests of the old setting says nothing of the new one: begin after them."""
-        if self.service.oldest_number > self._asked_before:
-            self._asked_before = 0
+        with self._turning:
+            if self.service.oldest_number > self._asked_before:
+                self._asked_before = 0
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self.service.mark()
         self.probe.begin_anew()
+        self._asked.begin_anew()
 
     def _is_usual(self, since: Counter[str]) -> bool:
         """Whether nothing speaks against taking what is measured now for healthy."""
         service = self.service
-        undisturbed = not since["refused"] and not since["ppo"] and not since["restarts"] and not since["turns"]
+        turned_away = since["refused"] or since["broken"]
+        undisturbed = not turned_away and not since["ppo"] and not since["restarts"] and not since["turns"]
         return undisturbed and service.policy == "hrm" and service.depth == self.depth.base and service.is_ready
 
     def _counted(self) -> dict[str, int]:
         counts = self.service.book.counts
-        answered, broken = dict(counts.answered), sum(dict(counts.broken).values())
+        answered = dict(counts.answered)
         return {
             "accepted": counts.accepted,
             "hrm": answered.get("hrm", 0),
             "ppo": answered.get("ppo", 0),
-            "refused": sum(dict(counts.refused).values()) + broken,
-            "ended": sum(answered.values()) + broken,
+            "cached": counts.cache_hits,
+            "refused": sum(dict(counts.refused).values()),
+            "broken": sum(dict(counts.broken).values()),
             "restarts": self.service.restarts,
-            "turns": getattr(self, "_turns", 0),
+            "turns": self._turns,
         }
 
     # --- controls ----------------------------------------------------------------------------
 
     def _turned(self) -> None:
         """Only requests accepted from now on say how the service does with the new setting."""
-        self._turns += 1
-        self._asked_before = self.service.book.counts.accepted
-        self.service.mark()
-        self.probe.begin_anew()
+        with self._turning:  # a reading on the loop must not take it for the turn before
+            self._turns += 1
+            self._asked_before = self.service.book.counts.accepted
+            self._begin_anew()
 
     def _clear(self, request: str) -> None:
         self._cleared_as = -1
@@ -212,4 +207,4 @@ def _over(measured_ms: float | None, healthy_ms: float | None) -> float | None:
     return None if measured_ms is None or healthy_ms is None else measured_ms / healthy_ms
 
 
-__all__ = ["HELD_S", "SIGNALS", "ServiceWorkload"]
+__all__ = ["MORE_LOAD", "SIGNALS", "ServiceWorkload"]
