@@ -1,24 +1,15 @@
-"""What the benchmarks of the service share: a trained bundle, puzzles with the model's own answers, processes.
+"""What the benchmarks of the service share: a trained bundle, puzzles with the model's own answers, what came of them.
 
 Not run by itself; see ``service_load.py`` and ``service_faults.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +23,8 @@ from premortem.stages.train.hrm import HRM, sudoku_config, sudoku_recipe
 from premortem.stages.train.hrm.card import read_card, save_model
 from premortem.stages.train.sudoku import make_split
 from service_loadgen import Plan
+from service_processes import HERE
 
-HERE = Path(__file__).parent
 PATH = "/v1/solve/sudoku"
 _TIE = 1e-3
 """Logits that are closer than this change their order with the size of the batch: either is the model's answer."""
@@ -95,115 +86,24 @@ def _answers(logits_CV: torch.Tensor) -> set[bytes]:
     return told
 
 
-# --- processes -----------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """One that is free now."""
-    with socket.socket() as line:
-        line.bind(("127.0.0.1", 0))
-        return int(line.getsockname()[1])
-
-
-@contextlib.contextmanager
-def service(bundle: Path, *options: str) -> Iterator[tuple[int, int]]:
-    """``premortem infer`` as a process of its own: its port and pid. Ends it with SIGTERM; it must end well."""
-    port = free_port()
-    words = ["-m", "premortem.app.cli.main", "infer", str(bundle.absolute()), "--port", str(port), *options]
-    with tempfile.TemporaryDirectory() as folder, _process(words, folder) as process:  # a guard writes where it works
-        wait_until_ready(port)
-        yield port, process.pid
-        process.send_signal(signal.SIGTERM)
-        if process.wait(30) != 0:
-            raise SystemExit(f"the service ended with {process.returncode}, expected 0")
-
-
-@contextlib.contextmanager
-def bare() -> Iterator[int]:
-    """The bare service, as a process of its own."""
-    port = free_port()
-    with _process([str(HERE / "service_bare.py"), str(port)]):
-        wait_until_open(port)
-        yield port
-
-
-@contextlib.contextmanager
-def hog() -> Iterator[None]:
-    """A process that wants one core whole."""
-    with _process(["-c", "while True: pass"]):
-        yield
-
-
-@contextlib.contextmanager
-def _process(words: list[str], folder: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *words], env=environment, stdout=2, cwd=folder)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def get(port: int, path: str) -> tuple[int, bytes]:
-    """Status and body."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-            return int(reply.status), reply.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def wait_until_ready(port: int, patience_s: float = 90.0) -> None:
-    """Until ``/readyz`` says so."""
-    wait_until_open(port, patience_s)
-    until = time.monotonic() + patience_s
-    while get(port, "/readyz")[0] != 200:
-        if time.monotonic() > until:
-            raise SystemExit(f"not ready after {patience_s} s")
-        time.sleep(0.1)
-
-
-def wait_until_open(port: int, patience_s: float = 90.0) -> None:
-    """Until something listens."""
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
-        else:
-            return
-
-
-def worker_of(pid: int) -> int:
-    """The newest child of the service that is a worker."""
-    children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    workers = [c for c in children if b"service.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return workers[-1]
-
-
-# --- one run -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Told:
     """What came of one plan."""
 
+    began: float
+    """When the generator started, by ``time.monotonic``; all else counts from then."""
     seconds: float
     """From the first request due to the last reply."""
     due: np.ndarray
     latency_ms: np.ndarray
     """Of every request, counted from when it was due."""
     status: np.ndarray
-    policy: list[str]
     loads: set[int]
     """Which starts of the worker answered."""
-    wrong: int
-    """Answers at full depth that the model called directly does not give."""
+    wrong: int | None
+    """Answers at full depth that the model called directly does not give; None where nobody checked them."""
+    cached: int
+    """Answers that were remembered, and not computed."""
     shallower: int
     """Answers at less than full depth, as the replies say: a guard had turned the depth down."""
     invalid: int
@@ -231,7 +131,8 @@ class Told:
     def row(self, name: str) -> str:
         quantiles = " ".join(f"{self.quantile(share):8.1f}" for share in (0.5, 0.95, 0.99))
         return (
-            f"{name:38s} {len(self.status):6d} {self.answered:6d} {self.per_s:7.1f} {quantiles} {self.wrong:5d} "
+            f"{name:38s} {len(self.status):6d} {self.answered:6d} {self.per_s:7.1f} {quantiles} "
+            f"{'-' if self.wrong is None else self.wrong:>5} "
             f"{self.lost:4d}  {self.statuses()} (generator late by {self.late_ms:.0f} ms at most)"
         )
 
@@ -282,14 +183,13 @@ class Running:
         if self._process.wait() != 0:
             raise SystemExit("the load generator failed")
         due, done, status = (np.array(outcome[name]) for name in ("due", "done", "status"))
-        policy, loads, wrong, shallower, invalid = [], set(), 0, 0, 0
+        loads, wrong, cached, shallower, invalid = set(), 0, 0, 0, 0
         for index, code, text in zip(self._indices, outcome["status"], outcome["replies"], strict=True):
             if code != 200 or not self._is_checked:
-                policy.append("")
                 continue
             reply = json.loads(text)
-            policy.append(reply["policy"])
             loads.add(reply["load"])
+            cached += reply["cached"]
             is_shallower = reply["depth"] < self._pool.depth
             shallower += is_shallower
             wrong += not is_shallower and bytes(reply["solution"]) not in self._pool.right[index]
@@ -297,4 +197,8 @@ class Running:
         lost = int((status == 0).sum())
         seconds = float(done.max() - due.min())
         latency = np.where(status == 0, np.inf, (done - due) * 1e3)
-        return Told(seconds, due, latency, status, policy, loads, wrong, shallower, invalid, lost, outcome["late_ms"])
+        return Told(
+            began=outcome["began"], seconds=seconds, due=due, latency_ms=latency, status=status, loads=loads,
+            wrong=wrong if self._is_checked else None, cached=cached, shallower=shallower, invalid=invalid, lost=lost,
+            late_ms=outcome["late_ms"],
+        )  # fmt: skip

@@ -44,6 +44,8 @@ class Outcome:
     status: list[int] = field(default_factory=list)
     """0: no whole reply came back."""
     replies: list[str] = field(default_factory=list)
+    began: float = 0.0
+    """When it started, by ``time.monotonic``, which all processes of a machine share."""
     late_ms: float = 0.0
     """The latest that a request left after it was due: how far the generator itself may be believed."""
 
@@ -112,7 +114,7 @@ class Client:
     async def run(self) -> Outcome:
         """Send everything, and wait for what comes back."""
         gc.disable()
-        self._began = time.perf_counter()
+        self._began, self.outcome.began = time.perf_counter(), time.monotonic()
         if self._plan.closed:
             for _ in range(min(self._plan.closed, len(self._requests))):
                 self._send_next(self._now())
