@@ -137,6 +137,10 @@ def test_each_mistake_is_one_line_and_exit_code_2(premortem, bundle: Path, tmp_p
         assert "found inf, expected" in told(str(bundle), option, "inf")
         assert "found nan, expected" in told(str(bundle), option, "nan")
     assert "register" in told(str(bundle), "--register", "nonesuch")
+    (tmp_path / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREMORTEM_LEDGER", str(tmp_path / "file" / "ledger.db"))
+        assert "its folder cannot be made" in told(str(bundle))
 
 
 def test_a_damaged_checkpoint_is_one_line(premortem, bundle: Path, tmp_path: Path) -> None:

@@ -70,7 +70,15 @@ def _guard(register: str) -> ServiceGuard:
     from premortem.run.guard import Guard
     from premortem.run.serving import ServiceGuard
 
-    return ServiceGuard(Guard(register), ledger_path(), say=lambda what: typer.echo(what, err=True))
+    ledger = ledger_path()
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"ledger {ledger}: its folder cannot be made ({error.strerror}); point PREMORTEM_LEDGER elsewhere, or "
+            "serve with --no-guard"
+        ) from error
+    return ServiceGuard(Guard(register), ledger, say=lambda what: typer.echo(what, err=True))
 
 
 def _run(
@@ -90,8 +98,8 @@ def _run(
     service, began = Service(bundles, config, fallbacks=fallbacks, on_start=[guard] if guard else []), time.monotonic()
     try:
         with listen(host, port) as line:
-            address = f"http://{host}:{line.getsockname()[1]}"
-            typer.echo(f"listening on {address}; a worker is warming up")
+            name = f"[{host}]" if ":" in host else host
+            typer.echo(f"listening on http://{name}:{line.getsockname()[1]}; a worker is warming up")
             run(serve(service, line, grace_s=grace_s, on_ready=lambda: _say_ready(service, began)))
     finally:
         if guard is not None:

@@ -196,9 +196,11 @@ async def _body(request: Request) -> bytes:
 
 def _first_of(error: ValidationError) -> str:
     """The first mistake in one line of bounded length, whatever a client calls its keys."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(_plain(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    told = f"{where}: {first['msg']}" if where else str(first["msg"])
+    is_about_a_value = first["type"] not in ("json_invalid", "missing", "extra_forbidden")
+    return f"{told}, found {first['input']!r:.{_LONGEST_NAME}}" if is_about_a_value else told
 
 
 def _plain(part: int | str) -> str:
