@@ -22,7 +22,7 @@ CONFIG = HRMConfig(
 )  # fmt: skip
 MAZE_CONFIG = HRMConfig(
     seq_len=25, vocab_size=5, hidden_size=16, num_heads=2, expansion=2.0, width_multiple=16, high_layers=1,
-    low_layers=1, cycles=1, steps_per_cycle=1, positions="learned", loss="softmax", halting=Halting(max_segments=4),
+    low_layers=1, cycles=1, steps_per_cycle=1, positions="learned", loss="softmax", halting=Halting(max_segments=2),
 )  # fmt: skip
 
 

@@ -306,3 +306,22 @@ def test_a_window_that_grew_old_is_no_news() -> None:
     assert not window.take(samples, 1061.0)
     asked.take(101, 100, 0, 1061.0)
     assert (window.quantile(0.95), asked.refused_share, asked.per_s) == (None, None, None)
+
+
+def test_depth_is_given_back_where_one_of_two_models_allows_less(
+    sudoku_bundle: Path, maze_bundle: Path, asked: list[list[int]], tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with running(Service([sudoku_bundle, maze_bundle], CONFIG), grace_s=20) as service:
+            workload = ServiceWorkload(service, lambda key: LatencyBaseline(tmp_path / "baseline.json", key))
+            deepest = float(service.deepest)
+            assert {model.max_segments for model in service.crew.models.values()} != {service.deepest}
+            depth = workload.controls["depth"]
+            for by in (0.5, 1.0):
+                depth.turn(ME, Override("scale", by))
+                for task, puzzle in (("sudoku", asked[0]), ("maze", MAZE)):
+                    await service.answer(puzzle, task=task)
+                    assert read(workload)["depth_in_force"] == depth.read() == by * deepest
+                depth.undo(ME)
+
+    asyncio.run(main())

@@ -92,6 +92,11 @@ class Crew:
         """Seconds that a worker which owes an answer has said nothing."""
         return max((link.silent_s for link in list(self._links)), default=0.0)
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether a worker is on its way in or out: it takes processor time from the one that answers."""
+        return len(self._links) != 1
+
     def restart(self) -> asyncio.Task[None]:
         """End the worker now and start another; what it owed is asked of the new one. Done when that one is ready.
 

@@ -29,7 +29,7 @@ class Dispatch:
         self.depth = service.config.depth
         """Segments at most by the setting; 0 is the model's own limit."""
         self.depth_in_force = 0
-        """Segments allowed to the newest puzzle that a worker was asked."""
+        """The setting under which a worker was asked its newest puzzle, whose own model may allow less."""
         self.on_canary: Callable[[ToldThought], None] | None = None
         """Told of answers to puzzles with numbers below 0, which no client asked."""
         self.standins: dict[str, Standin] = {}
@@ -95,7 +95,7 @@ class Dispatch:
             if pending.future.done():
                 continue
             pending.tries += 1
-            pending.depth = self.depth_in_force = self.depth_for(pending.task)
+            pending.depth, self.depth_in_force = self.depth_for(pending.task), service.depth
             puzzles.append(Puzzle(pending.number, pending.task, pending.puzzle, pending.depth))
             room -= 1
         if puzzles:

@@ -39,7 +39,8 @@ class Probe:
         for task, kind in service.tasks.items():
             self._number -= 1
             self._asked[self._number] = time.monotonic()
-            depth = service.dispatch.depth_in_force = min(service.depth, service.crew.models[task].max_segments)
+            depth = service.dispatch.depth_for(task)
+            service.dispatch.depth_in_force = service.depth
             link.ask([Puzzle(self._number, task, bytes(kind.cells), depth)])
 
     def begin_anew(self) -> None:

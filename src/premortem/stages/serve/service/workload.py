@@ -38,7 +38,7 @@ SIGNALS = (
     Signal("refused", "requests", help="at the door and after acceptance, since the last reading"),
     Signal("fallback_share", "share", help="of the answers since the last reading"),
     Signal("cached_share", "share", higher_is_worse=False, help="of the answers since the last reading"),
-    Signal("depth_in_force", "segments", higher_is_worse=False, help="allowed to the newest puzzle at the worker"),
+    Signal("depth_in_force", "segments", higher_is_worse=False, help="by the setting under which the worker was asked its newest puzzle"),
     Signal("cache_entries", "entries"),
 )
 MORE_LOAD = 2.0
@@ -161,7 +161,8 @@ class ServiceWorkload:
         service = self.service
         turned_away = since["refused"] or since["broken"]
         undisturbed = not turned_away and not since["ppo"] and not since["restarts"] and not since["turns"]
-        return undisturbed and service.policy == "hrm" and service.depth == self.depth.base and service.is_ready
+        is_steady = service.is_ready and not service.crew.is_changing
+        return undisturbed and service.policy == "hrm" and service.depth == self.depth.base and is_steady
 
     def _counted(self) -> dict[str, int]:
         counts = self.service.book.counts
