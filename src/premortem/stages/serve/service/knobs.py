@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from premortem.core.action import Override, OverrideStack, Owner, Setting
+from premortem.stages.serve.service.link import MUTE_S
 from premortem.stages.serve.service.service import Service
 
 Turned = Callable[[], None]
@@ -62,10 +63,6 @@ class Depth:
         self._turned()
 
 
-_MUTE_S = 1.0
-"""A worker that owes an answer and said nothing for so long does no work that a renewal would spare."""
-
-
 class Restart:
     """Replaces the worker; its evidence comes when the new one is warm.
 
@@ -82,7 +79,7 @@ class Restart:
 
     @property
     def _is_mute(self) -> bool:
-        return self._service.silent_s > _MUTE_S
+        return self._service.silent_s > MUTE_S
 
     def begin(self, request: str) -> None:
         """Ask for it."""

@@ -17,8 +17,8 @@ Place = tuple[int, int]
 class Samples:
     """Milliseconds from acceptance to the end of it, of requests accepted after the mark. Safe from any thread.
 
-    Answers from the cache are not offered. A request that ran out of time counts with the time that it waited: left out, a service that answers nothing in
-    time would look fast. Only the newest 10,000 are kept.
+    Answers from the cache are not offered. A request that ran out of time counts with the time that it waited: left
+    out, a service that answers nothing in time would look fast. Only the newest 10,000 are kept.
     """
 
     def __init__(self) -> None:

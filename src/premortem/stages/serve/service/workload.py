@@ -38,7 +38,12 @@ SIGNALS = (
     Signal("refused", "requests", help="at the door and after acceptance, since the last reading"),
     Signal("fallback_share", "share", help="of the answers since the last reading"),
     Signal("cached_share", "share", higher_is_worse=False, help="of the answers since the last reading"),
-    Signal("depth_in_force", "segments", higher_is_worse=False, help="by the setting under which the worker was asked its newest puzzle"),
+    Signal(
+        "depth_in_force",
+        "segments",
+        higher_is_worse=False,
+        help="by the setting under which the worker was asked its newest puzzle",
+    ),
     Signal("cache_entries", "entries"),
 )
 MORE_LOAD = 2.0
