@@ -126,3 +126,20 @@ def test_who_insists_on_the_model_is_not_given_a_walk(maze_bundle: Path) -> None
         assert isinstance(await service.answer(MAZE), Reply)
 
     play(scene, service_with(maze_bundle, Fickle()))
+
+
+def test_it_has_solved_every_size_of_batch_before_anybody_needs_it(maze_bundle: Path) -> None:
+    sizes: list[int] = []
+
+    class Counting(Fickle):
+        def solve(self, puzzles: Sequence[bytes]) -> Sequence[Walk]:
+            sizes.append(len(puzzles))
+            return super().solve(puzzles)
+
+    async def scene(service: Service) -> None:
+        await until(lambda: len(sizes) == 5)
+        service.set_policy("ppo")
+        assert (await service.answer(MAZE)).answer.valid
+
+    play(scene, service_with(maze_bundle, Counting()))
+    assert sizes == [1, 2, 4, 8, 16, 1]

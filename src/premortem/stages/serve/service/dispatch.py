@@ -46,7 +46,9 @@ class Dispatch:
             if task not in service.tasks:
                 raise ConfigError(f"a fallback for {task!r}: expected one of the tasks served, "
                                   f"{', '.join(sorted(service.tasks))}")  # fmt: skip
-            self.standins[task] = Standin(fallback, config.slots, config.silent_s, self._walked, self._faulted)
+            standin = Standin(fallback, config.slots, config.silent_s, self._walked, self._faulted)
+            standin.warm_up(service.tasks[task].example)
+            self.standins[task] = standin
         for task in service.tasks:
             self.policies[task] = "hrm"
 

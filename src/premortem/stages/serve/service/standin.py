@@ -140,6 +140,18 @@ class Standin:
         self._hung: list[_Thread] = []
         self._task: asyncio.Task[None] | None = None
 
+    def warm_up(self, puzzle: bytes) -> None:
+        """Have it solve what nobody asked, once at each size of a batch, without waiting for it.
+
+        Its first clients come in an emergency: they should not pay for what it builds when it is first called.
+        """
+        thread, size = self._thread or _Thread(self.fallback), 1
+        self._thread = thread
+        while size < 2 * self._most:
+            told = thread.solve(min(size, self._most) * [puzzle])
+            told.add_done_callback(lambda done: done.cancelled() or done.exception())  # its clients will be told
+            size *= 2
+
     def put(self, pending: Pending) -> None:
         """It is solved in its turn."""
         self._waiting.append(pending)

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Protocol
 
 from premortem.core.errors import ConfigError
-from premortem.stages.train.maze import GOAL, is_solved, read_maze, shortest_length
+from premortem.stages.train.maze import FREE, GOAL, START, is_solved, read_maze, shortest_length
 from premortem.stages.train.sudoku import shape_of, solutions
 
 _PATIENCE = 2000
@@ -22,6 +22,8 @@ class Task(Protocol):
     cells: int
     largest: int
     """The largest token of a puzzle; the smallest is 0."""
+    example: bytes
+    """A puzzle that can be solved."""
 
     def check(self, puzzle: bytes) -> None:
         """Raises ConfigError where the puzzle cannot be solved, saying why in one line."""
@@ -40,6 +42,7 @@ class Sudoku:
     def __init__(self, size: int) -> None:
         self._shape = shape_of(size)
         self.size, self.cells, self.largest = size, size * size, size
+        self.example = bytes(self.cells)
 
     def check(self, puzzle: bytes) -> None:
         """Clues that contradict each other, or leave no solution."""
@@ -93,6 +96,7 @@ class Maze:
 
     def __init__(self, size: int) -> None:
         self.size, self.cells = size, size * size
+        self.example = bytes([START, *(self.cells - 2) * [FREE], GOAL])
 
     def check(self, puzzle: bytes) -> None:
         """One start, one goal, and a way between them."""
