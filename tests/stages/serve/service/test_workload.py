@@ -256,7 +256,7 @@ def test_more_load_than_the_baseline_knows_is_told_and_not_called_slow(
 ) -> None:
     async def scene(service: Service, workload: ServiceWorkload) -> None:
         read(workload)
-        await ask(service, 200, asked[0])
+        await ask(service, 400, asked[0])
         read(workload)
         rate = workload._asked.per_s
         assert rate is not None
@@ -282,10 +282,10 @@ def test_who_is_turned_away_is_counted_over_all_who_asked(
         os.kill(service.worker_pid, signal.SIGSTOP)
         held = [asyncio.ensure_future(service.answer(asked[0])) for _ in range(50)]
         await asyncio.sleep(0)
-        for _ in range(150):
+        for _ in range(350):
             await turned_away(service)
         os.kill(service.worker_pid, signal.SIGCONT)
-        assert read(workload)["refused_share"] == 150 / 200
+        assert read(workload)["refused_share"] == 350 / 400
         await asyncio.gather(*held)
         workload.controls["depth"].turn(ME, Override("scale", 0.5))
         assert read(workload)["refused_share"] is None, "that was under another setting"

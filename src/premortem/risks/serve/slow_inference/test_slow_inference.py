@@ -172,7 +172,7 @@ def test_who_is_turned_away_is_slow_whatever_the_others_were_told(room: Room) ->
 
     def refusing() -> list[float | None]:
         values = row()
-        values[at] = (away if _number(room.plant.depth.value) > 2.0 else 0.0) + 0.001 * (room.tick % 7)
+        values[at] = away if _number(room.plant.depth.value) > 2.0 else 0.0
         return values
 
     room.plant.row = refusing  # type: ignore[method-assign]

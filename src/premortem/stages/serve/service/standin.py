@@ -12,6 +12,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol
 
+import torch
+
 from premortem.core.errors import ConfigError, StageError
 from premortem.stages.serve.service.reply import Pending
 from premortem.stages.train.ppo import PPOPolicy
@@ -88,6 +90,8 @@ class _Thread:
         self._batches.put(None)
 
     def _run(self) -> None:
+        # of this thread alone: on nets so small a second one helps nothing, and waits for a core that others use
+        torch.set_num_threads(1)
         while (batch := self._batches.get()) is not None:
             puzzles, told = batch
             try:

@@ -31,7 +31,7 @@ SIGNALS = (
     Signal("slowdown_p95", "× the baseline"),
     Signal("oldest_s", "s", help="age of the oldest unanswered request: silence under demand"),
     Signal("probe_slowdown", "× the baseline", help="median of canary requests to the worker, over the healthy one"),
-    Signal("refused_share", "share", help="of the newest 200 who asked: at the door, and after acceptance"),
+    Signal("refused_share", "share", help="of the newest 400 who asked: at the door, and after acceptance"),
     Signal("load", "× the baseline", help="requests a second, over those under which the baseline was learned"),
     Signal("demand", "requests", higher_is_worse=False, help="accepted since the last reading"),
     Signal("queue_length", "requests"),
@@ -46,6 +46,8 @@ SIGNALS = (
     ),
     Signal("cache_entries", "entries"),
 )
+_ASKED = 400
+"""Requests of a window of who asked."""
 MORE_LOAD = 2.0
 """Beyond so many times the requests a second under which the baseline was learned, slower is no finding: the load is
 another one. What clients feel then is seen by who is turned away, and by the oldest request."""
@@ -74,7 +76,7 @@ class ServiceWorkload:
         self.probe = Probe(service)
         self._median = LatencyWindow(max(median_of, ENOUGH[0.5]))
         self._tail = LatencyWindow(ENOUGH[0.95])
-        self._asked = AskedWindow(ENOUGH[0.95])
+        self._asked = AskedWindow(_ASKED)
         self._turning = threading.Lock()
         self._turns = 0
         self._asked_before = 0
