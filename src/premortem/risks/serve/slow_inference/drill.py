@@ -15,11 +15,11 @@ from premortem.risks.serve.slow_inference.scene import CONFIG, PERIOD_S, Scene, 
 
 AT = 32
 """Eight seconds: five windows of 200 requests for the baseline, and a little more."""
-NUM_TICKS = 140
+NUM_TICKS = 145
 HOGS = 2
 ENTRIES = 1_600_000
 LAYERS = 8
-PARAMS = {"serve/slow-inference": {"depth_by": 0.25, "depth_tries": 1, "deadline": 18, "restart_due": 60}}
+PARAMS = {"serve/slow-inference": {"depth_by": 0.25, "depth_tries": 1, "deadline": 15, "restart_due": 60}}
 """Deadlines for 200 requests a second; the depth is cut in one step, for the time that a drill takes."""
 
 
