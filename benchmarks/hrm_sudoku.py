@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from premortem.stages.train.hrm import (
     sudoku_recipe,
     to_batch,
 )
+from premortem.stages.train.hrm.card import save_model
 from premortem.stages.train.sudoku import Difficulty, Puzzles, SudokuConfig, SudokuSplit, make_split
 from seeded import report, seeds_of, seeds_parser
 
@@ -97,6 +99,8 @@ class Setting:
     device: str
     minutes: float
     curve_every: int
+    save: str = ""
+    """Folder for one bundle a seed; empty keeps none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +211,11 @@ def run_seed(setting: Setting, seed: int) -> Run:
     with plain_trained.ema.swapped_in(plain):
         plain_score = plain.score(held_out)
     with trained.ema.swapped_in(model):
-        report, levels = evaluate(model, held_out), by_difficulty(model, split.held_out, setting.device)
+        found, levels = evaluate(model, held_out), by_difficulty(model, split.held_out, setting.device)
+        if setting.save:
+            folder = Path(setting.save) / f"seed-{seed}"
+            bundle = save_model(folder, trained.steps, model, task="sudoku", size=setting.size)
+            print(f"  saved {bundle}", file=sys.stderr)
     return Run(
         seed=seed,
         parameters=model.num_parameters,
@@ -215,7 +223,7 @@ def run_seed(setting: Setting, seed: int) -> Run:
         planned_steps=setting.recipe.steps,
         wall_minutes=trained.wall_s / 60,
         cost_minutes=trained.cost_s / 60,
-        hrm=report,
+        hrm=found,
         hrm_by_difficulty=levels,
         plain_steps=plain_trained.steps,
         plain=plain_score,
@@ -252,6 +260,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--curve", type=int, default=0, help="evaluate every so many steps")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--paper", action="store_true", help="size 9 only: the 27 M parameter model")
+    parser.add_argument("--save", default="", help="folder for one checkpoint bundle a seed, as premortem infer serves")
     parser.add_argument("--threads", type=int, default=1, help="2 is slower than 1 on a busy machine")
     arguments = parser.parse_args()
     if (arguments.size == 9 and arguments.by_class) or (arguments.size != 9 and arguments.paper):
@@ -274,6 +283,7 @@ def main() -> int:
         device=arguments.device,
         minutes=arguments.minutes,
         curve_every=arguments.curve,
+        save=arguments.save,
     )
     runs = [run_seed(setting, seed) for seed in seeds_of(arguments)]
     has_bound = setting.size == 4 and setting.data.split == "grid"

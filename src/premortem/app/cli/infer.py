@@ -36,7 +36,10 @@ def infer(  # noqa: PLR0913 - the options of a command
     no_guard: Annotated[bool, typer.Option("--no-guard", help="Serve unguarded.")] = False,
 ) -> None:
     """Serve HRM inference over HTTP until SIGTERM: /v1/solve/{task}, /v1/models, /healthz, /readyz, /metrics."""
-    from premortem.stages.serve.service import ServiceConfig
+    try:
+        from premortem.stages.serve.service import ServiceConfig
+    except ImportError as error:
+        raise ConfigError(f"serving needs {error.name}; install premortem[serve]") from error
 
     config = ServiceConfig(queue=queue, timeout_s=timeout, silent_s=silent)
     if not 0 <= grace <= _LONGEST_GRACE_S:
