@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
-import math
 import shutil
 import tempfile
 import threading
@@ -104,12 +103,10 @@ class Scene:
         return digest(self.judged, int(0.8 * RATE * seconds))
 
     def missed(self, first_tick: int) -> float:
-        """Share of the requests since that tick that were late, wrong or refused; NaN without a baseline."""
+        """Share of the requests since that tick that were late, wrong or refused."""
         self.end()
         known = self.workload.baseline.known
-        if known is None:
-            return math.nan  # nothing to be late by: the machine was too unsteady, or too slow for the rate
-        late_ms = max(LATE_MS, LATE * known.p95_ms)
+        late_ms = LATE_MS if known is None else max(LATE_MS, LATE * known.p95_ms)
         begin = self._began[first_tick]
         since = [got for got in self.crowd.got if got.asked_at >= begin]
         sound = self.judged
