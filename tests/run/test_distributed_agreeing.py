@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from premortem.core.action import Outcome
@@ -104,11 +105,15 @@ def test_an_outcome_is_good_only_where_all_had_it(outcomes: list[Outcome], ok: b
 
 
 @given(st.lists(st.tuples(st.floats(), st.floats(min_value=0)), min_size=1, max_size=4))
+@example(3 * [(sys.float_info.max, 0.0)])
 def test_no_process_may_take_a_step_that_is_not_finite_in_one(seen: list[tuple[float, float]]) -> None:
     company: Any = Heard([list(pair) for pair in seen[1:]])
     loss, norm = Group.judge(company, *seen[0])
     assert math.isfinite(norm) == all(math.isfinite(n) for _, n in seen)
-    if not all(math.isfinite(x) for x, _ in seen):
+    losses = [x for x, _ in seen]
+    if all(map(math.isfinite, losses)):
+        assert min(losses) <= loss <= max(losses)
+    else:
         assert not math.isfinite(loss)
 
 

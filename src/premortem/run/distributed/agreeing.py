@@ -17,7 +17,7 @@ from premortem.core.command import Command
 from premortem.core.errors import BugError
 from premortem.core.signal import Signal
 from premortem.run.driver import Driver
-from premortem.stages.train.distributed.peers import Peers
+from premortem.stages.train.distributed.peers import Peers, mean_of
 
 Row = list[float | None]
 _MEAN = "loss"
@@ -78,7 +78,7 @@ def _one(signal: Signal, values: list[float]) -> float:
     if any(math.isnan(value) for value in values):
         return math.nan
     if signal.name == _MEAN:
-        return math.fsum(value / len(values) for value in values) if all(map(math.isfinite, values)) else max(values)
+        return mean_of(values) if all(map(math.isfinite, values)) else max(values)
     return max(values) if signal.higher_is_worse else min(values)
 
 

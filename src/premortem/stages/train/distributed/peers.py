@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -164,7 +164,7 @@ class Group(Peers):
         """
         given = self.numbers([loss, norm])
         losses, norms = [one[0] for one in given], [one[1] for one in given]
-        mean = math.fsum(loss / len(losses) for loss in losses) if all(map(math.isfinite, losses)) else _bad(losses)
+        mean = mean_of(losses) if all(map(math.isfinite, losses)) else _bad(losses)
         return mean, max(norms) if all(map(math.isfinite, norms)) else _bad(norms)
 
     def explain(self, error: BaseException | None) -> PeerLost | None:
@@ -218,6 +218,15 @@ def unheard_of() -> str:
         f"WORLD_SIZE is {size}, but torch.distributed had no process group when the run was made: each process decides "
         "for itself; call init_process_group before guard.training"
     )
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of finite values; finite too, however large they are, as it lies between them."""
+    try:
+        mean = math.fsum(value / len(values) for value in values)
+    except OverflowError:  # the rounded shares of the largest numbers there are add up to more
+        return max(values, key=abs)
+    return min(max(values), max(min(values), mean))
 
 
 def _bad(values: list[float]) -> float:
